@@ -1,0 +1,52 @@
+"""Shared fixtures: offline, CPU, one thread; a tiny randomly initialised policy made on the spot."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+SENTENCES = [
+    "How do I bake a loaf of bread at home?",
+    "Tell me how to break into a house.",
+    "wants: steps. risk: crime. plan: decline #### I can't help with that. It could hurt someone.",
+    "wants: steps. risk: none. plan: answer #### Sure. First gather what you need, then go slowly.",
+    "What is 3 plus 4? The answer is 7.",
+]
+
+
+@pytest.fixture(scope="session")
+def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a randomly initialised two-layer Llama with its tokenizer and chat template."""
+    import torch
+
+    from drirl.base.architectures import build_model
+    from drirl.base.settings import SmallModel
+    from drirl.base.tokenizer import train_tokenizer
+    from drirl.models import save_policy
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(SENTENCES * 20, vocab_size=320, context=128)
+    spec = SmallModel(
+        architecture="llama",
+        vocab_size=320,
+        hidden_size=32,
+        layers=2,
+        heads=2,
+        intermediate_size=64,
+        context=128,
+        steps=1,
+        batch_size=1,
+        lr=1e-3,
+    )
+    path = tmp_path_factory.mktemp("policy")
+    save_policy(build_model(spec, tokenizer), tokenizer, path)
+    return path
