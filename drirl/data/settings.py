@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from drirl.data.bundled_settings import BundledSettings
 from drirl.settings import Section
 
 __all__ = ["DataSettings", "EncoderSettings"]
@@ -27,3 +28,4 @@ class DataSettings(Section):
     max_weak: float = Field(0.25, ge=0, le=1, description="largest share of weakly mapped prompts in a category")
     writer: Literal["grammar", "human"] = Field("grammar", description="who writes the demonstrations")
     encoder: EncoderSettings = EncoderSettings()
+    bundled: BundledSettings = BundledSettings()
