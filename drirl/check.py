@@ -1,0 +1,103 @@
+"""Checks across files that no single section can make: ``drirl validate`` and ``drirl methods``."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from drirl.config import Params, load_params, validate
+from drirl.errors import DrirlError, nearest
+
+__all__ = ["benchmark_names", "check_params", "check_project", "describe_methods"]
+
+
+def describe_methods(folder: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield ``(name, first docstring line, paper link)`` of every method file, without importing it.
+
+    Raises:
+        DrirlError: a file that is not valid Python (with its line).
+    """
+    from drirl.align.interface import known_methods
+
+    for name in known_methods(folder):
+        path = Path(folder) / f"{name}.py"
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+        except SyntaxError as error:
+            raise DrirlError(f"{path}:{error.lineno}: not valid Python: {error.msg}") from None
+        paper = ""
+        for node in tree.body:
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            named = [target.id for target in targets if isinstance(target, ast.Name)]
+            if "PAPER" in named and isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+                paper = str(node.value.value)
+        yield name, (ast.get_docstring(tree) or "").split("\n", 1)[0], paper
+
+
+def benchmark_names(folder: Path) -> list[str]:
+    """Return the task and group names that the YAML files under ``folder`` define, sorted."""
+    names = set()
+    for path in sorted(Path(folder).rglob("*.yaml")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            found = re.match(r"(?:task|group):\s*['\"]?([\w.-]+)['\"]?\s*(?:#.*)?$", line)
+            if found:
+                names.add(found.group(1))
+    return sorted(names)
+
+
+def check_project(root: Path, profile: str | None = None) -> list[str]:
+    """Check params.yaml (or a profile) and the files it names; return what was checked, one line each.
+
+    Raises:
+        DrirlError: the first mistake.
+    """
+    if profile is None:
+        params, where = load_params(Path(root) / "params.yaml"), "params.yaml"
+    else:
+        from drirl.profiles import render
+
+        where = f"profiles/{profile}.yaml"
+        params = validate(yaml.safe_load(render(profile, root)), where)
+        if params.run.profile != profile:
+            raise DrirlError(f"{where}: run.profile: expected '{profile}', found '{params.run.profile}'")
+    return check_params(params, Path(root), where)
+
+
+def check_params(params: Params, root: Path, where: str = "params.yaml") -> list[str]:
+    """Check every method's section against its Config, and that tasks, model folders and data exist."""
+    from drirl.align.interface import find_method, parse_config
+
+    for name, values in params.align.methods.items():
+        parse_config(find_method(name, root / "baselines"), values, where)
+    known = benchmark_names(root / "benchmarks")
+    for task in params.evaluate.tasks:
+        if task not in known:
+            raise DrirlError(
+                f"{where}: evaluate.tasks: no task or group '{task}' in benchmarks/; {nearest(task, known)}"
+            )
+    for name in params.run.models:
+        spec = params.base.models[name]
+        if (spec.path is None) == (spec.train is None):
+            raise DrirlError(f"{where}: base.models.{name}: give either 'path' or 'train'")
+        if (
+            spec.path
+            and spec.path.startswith((".", "/", "~"))
+            and not (root / Path(spec.path).expanduser()).is_dir()
+        ):
+            raise DrirlError(f"{where}: base.models.{name}.path: no folder {spec.path}")
+    if params.data.root and not (root / params.data.root).is_dir():
+        raise DrirlError(
+            f"{where}: data.root: no folder '{params.data.root}'; set DRIRL_DATA to the folder of data files"
+        )
+    cells = len(params.run.models) * len(params.run.methods)
+    return [
+        f"{where}: valid, profile '{params.run.profile}'",
+        f"models: {', '.join(params.run.models)}",
+        f"methods: {', '.join(params.run.methods)} ({len(params.align.methods)} sections checked)",
+        f"seeds: {', '.join(map(str, params.run.seeds))}; {cells} cells",
+        f"tasks: {', '.join(params.evaluate.tasks)}",
+    ]

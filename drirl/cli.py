@@ -1,0 +1,293 @@
+"""The command ``drirl``: each command parses, calls one function and says where the result went.
+
+Nothing heavy is imported here; a stage imports what it needs when it runs. Mistakes in the input end with one
+line ``error: ...`` and status 2, an interrupt with status 130; ``--debug`` shows the traceback of either.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import click
+import typer
+
+from drirl import __version__
+from drirl.errors import DrirlError, nearest
+
+if TYPE_CHECKING:
+    from drirl.config import Params
+
+__all__ = ["STAGES", "app", "main"]
+
+STAGES = ("data", "base", "reward", "align", "evaluate", "compare")
+CELL_STAGES = ("align", "evaluate")
+"""Stages that run once per (model, method); the others run once."""
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.splitlines()[0]
+)
+profile_app = typer.Typer(no_args_is_help=True, help="Choose the set of values that params.yaml holds.")
+app.add_typer(profile_app, name="profile")
+
+Model = Annotated[str | None, typer.Option(help="Name under base.models.")]
+Method = Annotated[str | None, typer.Option(help="File name in baselines/, without .py.")]
+Names = Annotated[list[str] | None, typer.Option(help="Repeat the option, or give a comma list.")]
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """Reproducible benchmark of safety alignment: DR-IRL and its baselines, end to end."""
+    if debug:
+        os.environ["DRIRL_DEBUG"] = "1"
+    if version:
+        typer.echo(f"drirl {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def stage(
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(STAGES)}.")],
+    model: Model = None,
+    method: Method = None,
+) -> None:
+    """Run one stage of the pipeline; dvc.yaml calls this."""
+    if name not in STAGES:
+        raise DrirlError(f"unknown stage '{name}'; {nearest(name, STAGES)}")
+    params = _params()
+    cell = _cell(name, params, model, method)
+    importlib.import_module(f"drirl.{name}.stage").run(params, **cell)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Option(help="Transformers folder or hub id of the policy.")],
+    tasks: Names = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for the records.")] = None,
+) -> None:
+    """Score any policy on the benchmarks."""
+    folder = Path(model).expanduser()
+    target = str(folder.resolve()) if folder.exists() else model
+    where = (output or Path("evaluation") / Path(model).name).resolve()
+    params = _params(hub=not folder.exists())
+    importlib.import_module("drirl.evaluate.stage").evaluate_path(
+        params, model=target, tasks=_split(tasks) or list(params.evaluate.tasks), output=where
+    )
+    typer.echo(f"records are in {where}")
+
+
+@app.command()
+def compare(
+    reference: Annotated[str | None, typer.Option(help="Method the others are compared with.")] = None,
+    models: Names = None,
+    methods: Names = None,
+    benchmarks: Names = None,
+    format: Annotated[str, typer.Option(help="Comma list of csv, md.")] = "csv,md",
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the tables; default: the reports folder.")
+    ] = None,
+) -> None:
+    """Make tables and figures from records alone."""
+    where = output.resolve() if output else None
+    importlib.import_module("drirl.compare.stage").run(
+        _params(),
+        reference=reference,
+        models=_split(models),
+        methods=_split(methods),
+        benchmarks=_split(benchmarks),
+        formats=_split([format]),
+        output=where,
+    )
+
+
+@app.command()
+def trace(
+    model: Annotated[str, typer.Option(help="Name in the table's column model.")],
+    method: Annotated[str, typer.Option(help="Name in the table's column method.")],
+    benchmark: Annotated[str, typer.Option(help="Name in the table's column benchmark.")],
+    metric: Annotated[str, typer.Option(help="Name in the table's column metric.")],
+    limit: Annotated[int, typer.Option(help="Most per-prompt records shown.")] = 10,
+) -> None:
+    """Follow one number of the table back to its runs and per-prompt records."""
+    importlib.import_module("drirl.compare.trace").trace(
+        _params(), model=model, method=method, benchmark=benchmark, metric=metric, limit=limit
+    )
+
+
+@app.command()
+def summary() -> None:
+    """Print the headline table and where everything is."""
+    from drirl.compare.summary import headline
+
+    typer.echo(headline(_params()))
+
+
+@app.command()
+def methods() -> None:
+    """List the methods in baselines/, each with one line and its paper."""
+    from drirl.check import describe_methods
+    from drirl.config import project_root
+
+    for name, line, paper in describe_methods(project_root() / "baselines"):
+        typer.echo(f"{name:<18} {line}\n{'':<18} {paper}")
+
+
+@app.command()
+def validate(
+    profile: Annotated[str | None, typer.Option(help="Check this profile instead of params.yaml.")] = None,
+) -> None:
+    """Check params.yaml, every method's section, and that the files it names exist."""
+    from drirl.check import check_project
+    from drirl.config import project_root
+
+    root = project_root()
+    for line in check_project(root, profile):
+        typer.echo(line)
+
+
+@profile_app.command("use")
+def profile_use(
+    name: Annotated[str, typer.Argument(help="Name of a file in profiles/.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite an edited params.yaml; keeps a .bak.")
+    ] = False,
+) -> None:
+    """Write params.yaml from a profile."""
+    from drirl.profiles import use_profile
+
+    path = use_profile(name, _root(), force=force)
+    typer.echo(f"{path.name} now holds the profile '{name}'; run 'dvc repro' or 'make reproduce'")
+
+
+@profile_app.command("list")
+def profile_list() -> None:
+    """List the profiles; a star marks the one params.yaml holds."""
+    from drirl.profiles import describe, identify, known_profiles
+
+    root = _root()
+    current = identify(root)
+    for name in known_profiles(root):
+        typer.echo(f"{'*' if name == current else ' '} {name:<10} {describe(name, root)}")
+    if current is None:
+        typer.echo("params.yaml was edited: it equals none of them (see 'drirl profile show')")
+
+
+@profile_app.command("show")
+def profile_show(
+    name: Annotated[str | None, typer.Argument(help="Default: what params.yaml changes.")] = None,
+) -> None:
+    """Print a profile as params.yaml text, or how params.yaml differs from its profile."""
+    from drirl.profiles import describe_params, render
+
+    root = _root()
+    typer.echo(render(name, root) if name else describe_params(root), nl=not name)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status.
+
+    0 done, 1 a bug, 2 a mistake in the input (one line on stderr), 130 interrupted.
+    """
+    try:
+        status = app(
+            args=None if arguments is None else list(arguments), prog_name="drirl", standalone_mode=False
+        )
+    except (KeyboardInterrupt, click.Abort) as stop:
+        return _fail("interrupted; what was finished is kept, run the same command to go on", 130, stop)
+    except click.ClickException as wrong:
+        wrong.show()
+        return wrong.exit_code
+    except DrirlError as mistake:
+        return _fail(str(mistake), 2, mistake)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as problem:
+        if not _disk_full(problem):
+            raise
+        place = getattr(problem, "filename", None)
+        return _fail(
+            f"the disk is full{f': cannot write {place}' if place else ''}; free some space", 2, problem
+        )
+    return int(status or 0)
+
+
+def _fail(text: str, status: int, problem: BaseException) -> int:
+    if os.environ.get("DRIRL_DEBUG"):
+        import traceback
+
+        traceback.print_exception(problem)
+    print("error: " + " ".join(text.split()), file=sys.stderr)
+    return status
+
+
+def _disk_full(problem: BaseException) -> bool:
+    # Compiled writers (safetensors, tokenizers) report the errno in their text only.
+    return getattr(problem, "errno", None) == errno.ENOSPC or "No space left on device" in str(problem)
+
+
+def _root() -> Path:
+    """Return the nearest folder at or above this one that holds profiles/ (params.yaml may be missing)."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "profiles").is_dir():
+            return folder
+    raise DrirlError(f"no folder 'profiles' in {here} or above: run drirl inside a clone of the project")
+
+
+def _params(*, hub: bool = False) -> Params:
+    """Load params.yaml, go to its folder, and set what the libraries read from the environment."""
+    from drirl.config import load_params, project_root
+
+    root = project_root()
+    os.chdir(root)
+    params = load_params(root / "params.yaml")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", str(params.run.threads))
+    os.environ["DRIRL_OUT"] = str(params.run.out)
+    if not hub and not _needs_hub(params):
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    return params
+
+
+def _needs_hub(params: Params) -> bool:
+    paths = [spec.path for name, spec in params.base.models.items() if name in params.run.models]
+    return any(path is not None and not Path(path).expanduser().exists() for path in paths)
+
+
+def _cell(name: str, params: Params, model: str | None, method: str | None) -> dict[str, str]:
+    if name not in CELL_STAGES:
+        if model or method:
+            raise DrirlError(
+                f"stage '{name}' runs once for all models and methods: leave out --model and --method"
+            )
+        return {}
+    if model is None or method is None:
+        raise DrirlError(f"stage '{name}' runs one cell: give --model and --method")
+    if model not in params.run.models:
+        raise DrirlError(
+            f"params.yaml: unknown model '{model}' in run.models; {nearest(model, params.run.models)}"
+        )
+    if method not in params.run.methods:
+        raise DrirlError(
+            f"params.yaml: unknown method '{method}' in run.methods; {nearest(method, params.run.methods)}"
+        )
+    return {"model": model, "method": method}
+
+
+def _split(values: Sequence[str] | None) -> list[str] | None:
+    names = [part.strip() for value in values or [] for part in value.split(",")]
+    return [name for name in names if name] or None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
