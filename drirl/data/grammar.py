@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from drirl.data.raw import Corpus, RawDemo, RawPrompt
-from drirl.data.settings import BundledSettings
+from drirl.data.bundled_settings import BundledSettings
 from drirl.records import BENIGN, Prompt
 from drirl.text import SEPARATOR
 
