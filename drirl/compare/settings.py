@@ -16,5 +16,8 @@ class CompareSettings(Section):
 
     reports: Path = Field(Path("reports"), description="folder the tables and figures go to")
     reference: str = Field("grpo_irl", description="method others are compared with")
-    bootstrap: int = Field(2000, gt=0, description="bootstrap draws")
+    bootstrap: int = Field(2000, ge=100, description="bootstrap draws")
     confidence: float = Field(0.95, gt=0, lt=1)
+    allow_uneven: bool = Field(False, description="accept cells whose seeds are not run.seeds")
+    published: Path = Field(Path("reports/published.csv"), description="published values, with sources")
+    test_looks: Path = Field(Path("docs/test_looks.yaml"), description="when the test split was looked at")

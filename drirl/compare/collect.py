@@ -1,0 +1,375 @@
+"""Read what the other stages recorded into matrices of prompts by seeds; no model is loaded here.
+
+Dimension letters: I prompts, K seeds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drirl.compare.names import ALL, CATEGORIES, POOLED, TRAINING, UNTRAINED, category_name
+from drirl.errors import DrirlError, nearest
+from drirl.records import EvalItem, RunRecord, read_json, read_jsonl
+
+__all__ = ["Item", "Key", "Records", "Scores", "collect", "pool", "select", "slices", "trace"]
+
+Key = tuple[str, str]
+"""(benchmark, metric)."""
+
+SLICED_BY = ("level", "category", "novelty")
+_METRIC = re.compile(r"^(?P<name>[^\[\]]+)(\[(?P<field>level|category|novelty)=(?P<value>.*)\])?$")
+
+
+@dataclass(frozen=True)
+class Item:
+    """What is known of one prompt besides its scores."""
+
+    item_id: str
+    cluster: str
+    category: int
+    kind: str
+    level: str
+    novelty: str
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One metric of one policy on one benchmark.
+
+    Attributes:
+        items: I prompts, sorted by id.
+        seeds: K training seeds, sorted.
+        values: (I, K) score of each prompt and seed; NaN where it is missing.
+    """
+
+    model: str
+    method: str
+    benchmark: str
+    metric: str
+    higher_is_better: bool
+    items: tuple[Item, ...]
+    seeds: tuple[int, ...]
+    values: NDArray[np.float64]
+
+    @property
+    def clusters(self) -> tuple[str, ...]:
+        """The cluster (intent) of every prompt, (I,)."""
+        return tuple(item.cluster for item in self.items)
+
+
+@dataclass
+class Records:
+    """Everything the tables are made of.
+
+    Attributes:
+        models, methods: names in the order of params.yaml.
+        cells: scores by (model, method), then by (benchmark, metric).
+        missing: (model, method) without records.
+        counts: deterministic training costs by (model, method): name -> one number per seed.
+        rewards: ``out/reward/<model>/report.json`` by model.
+    """
+
+    models: tuple[str, ...]
+    methods: tuple[str, ...]
+    cells: dict[tuple[str, str], dict[Key, Scores]] = field(default_factory=dict)
+    missing: list[tuple[str, str]] = field(default_factory=list)
+    counts: dict[tuple[str, str], dict[str, list[float]]] = field(default_factory=dict)
+    rewards: dict[str, Any] = field(default_factory=dict)
+
+    def get(self, model: str, method: str, benchmark: str, metric: str) -> Scores | None:
+        """Return the scores of one table cell, slices such as ``refusal_rate[level=direct]`` included."""
+        name, by, wanted = parse_metric(metric)
+        scores = self.cells.get((model, method), {}).get((benchmark, name))
+        if scores is None or by is None:
+            return scores
+        return select(scores, by, wanted)
+
+    def keys(self) -> list[Key]:
+        """Return every (benchmark, metric) found in any cell, in the order of the tables."""
+        found = {key: None for cell in self.cells.values() for key in cell}
+        return sorted(found, key=lambda key: (key[0] == ALL, key))
+
+
+def collect(
+    out: Path,
+    models: Sequence[str],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    benchmarks: Sequence[str] | None = None,
+    allow_uneven: bool = False,
+) -> Records:
+    """Read ``out/evaluate``, ``out/align`` and ``out/reward`` for the asked models and methods.
+
+    Args:
+        out: folder of the stage outputs.
+        seeds: the seeds every trained method has to have.
+        benchmarks: keep these only; None keeps all.
+        allow_uneven: accept a cell with other seeds instead of refusing.
+    Raises:
+        DrirlError: nothing found, malformed records, a record twice, seeds that differ between cells.
+    """
+    out = Path(out)
+    records = Records(tuple(models), tuple(methods))
+    for model in models:
+        for method in methods:
+            folder = out / "evaluate" / model / method
+            if not (folder / "items.jsonl").is_file():
+                records.missing.append((model, method))
+                continue
+            cell = _read_cell(folder, model, method)
+            _check_seeds(cell, folder, method, seeds, allow_uneven)
+            records.cells[model, method] = cell
+    if not records.cells:
+        raise DrirlError(
+            f"{out / 'evaluate'}: no records of the asked models and methods; run 'dvc repro' first"
+        )
+    if benchmarks is not None:
+        _keep(records, benchmarks)
+    for cell in records.cells.values():
+        cell.update(_pooled(cell))
+    for model in models:
+        for method in methods:
+            counts = _read_counts(out / "align" / model / method)
+            if counts:
+                records.counts[model, method] = counts
+        report = out / "reward" / model / "report.json"
+        if report.is_file():
+            records.rewards[model] = read_json(report)
+    return records
+
+
+def _read_cell(folder: Path, model: str, method: str) -> dict[Key, Scores]:
+    direction = {
+        (run.benchmark, run.metric): run.higher_is_better
+        for run in read_jsonl(folder / "runs.jsonl", RunRecord)
+    }
+    grouped: dict[Key, dict[tuple[str, int], EvalItem]] = {}
+    path = folder / "items.jsonl"
+    for item in read_jsonl(path, EvalItem):
+        if (item.model, item.method) != (model, method):
+            raise DrirlError(
+                f"{path}: a record of {item.model}/{item.method} in the folder of {model}/{method}; "
+                "rerun the stage evaluate of this cell"
+            )
+        group = grouped.setdefault((item.benchmark, item.metric), {})
+        if (item.item_id, item.seed) in group:
+            raise DrirlError(
+                f"{path}: item '{item.item_id}' of {item.benchmark}, {item.metric}, seed {item.seed} "
+                "is there twice; rerun the stage evaluate of this cell"
+            )
+        group[item.item_id, item.seed] = item
+    if not grouped:
+        raise DrirlError(f"{path}: no records in it; rerun the stage evaluate of {model}/{method}")
+    cell: dict[Key, Scores] = {}
+    for key, group in sorted(grouped.items()):
+        if key not in direction:
+            raise DrirlError(
+                f"{folder / 'runs.jsonl'}: no run record for {key[0]}, {key[1]}, which has items"
+            )
+        cell[key] = _matrix(model, method, key, direction[key], group)
+    return cell
+
+
+def _matrix(
+    model: str, method: str, key: Key, higher: bool, group: dict[tuple[str, int], EvalItem]
+) -> Scores:
+    ids = sorted({item_id for item_id, _ in group})
+    seeds = sorted({seed for _, seed in group})
+    row = {item_id: number for number, item_id in enumerate(ids)}
+    column = {seed: number for number, seed in enumerate(seeds)}
+    values = np.full((len(ids), len(seeds)), np.nan)  # (I, K)
+    first: dict[str, EvalItem] = {}
+    for (item_id, seed), item in group.items():
+        first.setdefault(item_id, item)
+        if item.value is not None:
+            values[row[item_id], column[seed]] = item.value
+    items = tuple(
+        Item(
+            i, _cluster(key[0], first[i]), first[i].category, first[i].kind, first[i].level, first[i].novelty
+        )
+        for i in ids
+    )
+    return Scores(model, method, key[0], key[1], higher, items, tuple(seeds), values)
+
+
+def _cluster(benchmark: str, item: EvalItem) -> str:
+    """Name the cluster across benchmarks; a prompt without one stands for itself."""
+    return f"{item.kind}/{item.cluster}" if item.cluster else f"{benchmark}/{item.item_id}"
+
+
+def _check_seeds(
+    cell: dict[Key, Scores], folder: Path, method: str, seeds: Sequence[int], allow_uneven: bool
+) -> None:
+    found = sorted({seed for scores in cell.values() for seed in scores.seeds})
+    for scores in cell.values():
+        holes = [seed for seed in found if seed not in scores.seeds]
+        if holes and not allow_uneven:
+            raise DrirlError(
+                f"{folder}: {scores.benchmark}, {scores.metric} lacks seed {holes[0]}, which others have; "
+                "rerun the stage evaluate of this cell or pass --allow-uneven"
+            )
+    if allow_uneven or (method in UNTRAINED and len(found) == 1):
+        return
+    if found != sorted(seeds):
+        raise DrirlError(
+            f"{folder}: seeds {found}, expected {sorted(seeds)} (run.seeds): averages over other seeds do not "
+            "compare; rerun this cell or pass --allow-uneven"
+        )
+
+
+def _keep(records: Records, benchmarks: Sequence[str]) -> None:
+    known = {benchmark for benchmark, _ in records.keys()}
+    for name in benchmarks:
+        if name not in known:
+            raise DrirlError(f"--benchmarks: no records of '{name}'; {nearest(name, known)}")
+    for cell in records.cells.values():
+        for key in [key for key in cell if key[0] not in benchmarks]:
+            del cell[key]
+
+
+def _pooled(cell: dict[Key, Scores]) -> dict[Key, Scores]:
+    pooled = {}
+    for metric in POOLED:
+        parts = [scores for (_, name), scores in sorted(cell.items()) if name == metric]
+        if parts:
+            pooled[ALL, metric] = pool(parts)
+    return pooled
+
+
+def pool(parts: Sequence[Scores]) -> Scores:
+    """Put the prompts of several benchmarks together as benchmark ``all``; every prompt counts once."""
+    seeds = tuple(sorted({seed for part in parts for seed in part.seeds}))
+    items: list[Item] = []
+    blocks = []
+    for part in parts:
+        block = np.full((len(part.items), len(seeds)), np.nan)
+        for column, seed in enumerate(part.seeds):
+            block[:, seeds.index(seed)] = part.values[:, column]
+        blocks.append(block)
+        for item in part.items:
+            name = f"{part.benchmark}/{item.item_id}"
+            items.append(Item(name, item.cluster, item.category, item.kind, item.level, item.novelty))
+    head = parts[0]
+    return Scores(
+        head.model,
+        head.method,
+        ALL,
+        head.metric,
+        head.higher_is_better,
+        tuple(items),
+        seeds,
+        np.concatenate(blocks),  # (sum of I, K)
+    )
+
+
+def parse_metric(metric: str) -> tuple[str, str | None, str]:
+    """Split ``name[field=value]`` into name, field (None without brackets) and value.
+
+    Raises:
+        DrirlError: not of that form.
+    """
+    match = _METRIC.match(metric)
+    if match is None:
+        raise DrirlError(
+            f"metric '{metric}': expected a name, or name[level=...], name[category=...], name[novelty=...]"
+        )
+    return match["name"], match["field"], match["value"] or ""
+
+
+def _has(item: Item | EvalItem, by: str, wanted: str) -> bool:
+    if by == "category":
+        return category_name(item.category) == wanted
+    return bool(getattr(item, by) == wanted)
+
+
+def select(scores: Scores, by: str, wanted: str) -> Scores | None:
+    """Return the prompts whose ``by`` (level, category, novelty) is ``wanted``; None if there are none."""
+    keep = [number for number, item in enumerate(scores.items) if _has(item, by, wanted)]
+    if not keep:
+        return None
+    return Scores(
+        scores.model,
+        scores.method,
+        scores.benchmark,
+        f"{scores.metric}[{by}={wanted}]",
+        scores.higher_is_better,
+        tuple(scores.items[number] for number in keep),
+        scores.seeds,
+        scores.values[keep],
+    )
+
+
+_LEVELS = ("direct", "paraphrased", "disguised")
+
+
+def slices(scores: Scores) -> list[Scores]:
+    """Return the parts of ``scores`` by level, category and novelty, where there are at least two parts."""
+    parts: list[Scores] = []
+    for by in SLICED_BY:
+        if by == "category":
+            names = [name for name in CATEGORIES if any(_has(item, by, name) for item in scores.items)]
+        else:
+            found = {getattr(item, by) for item in scores.items} - {""}
+            order = {level: number for number, level in enumerate(_LEVELS)}
+            names = sorted(found, key=lambda name: (order.get(name, len(order)), name))
+        if len(names) < 2:
+            continue
+        for name in names:
+            part = select(scores, by, name)
+            if part is not None:
+                parts.append(part)
+    return parts
+
+
+def _read_counts(folder: Path) -> dict[str, list[float]]:
+    """Return updates and tokens per seed from ``seed*/run.json``; empty if there are none."""
+    counts: dict[str, list[float]] = {}
+    for path in sorted(
+        folder.glob("seed*/run.json"), key=lambda path: (len(path.parent.name), path.parent.name)
+    ):
+        run = read_json(path)
+        for name in ("updates", "generated_tokens", "trained_tokens"):
+            value = run.get(name, run.get("counts", {}).get(name))
+            if value is not None:
+                counts.setdefault(name, []).append(float(value))
+    return counts
+
+
+def trace(out: Path, model: str, method: str, benchmark: str, metric: str) -> list[EvalItem]:
+    """Return the per-prompt records behind one row of ``comparison.csv``, by prompt and seed.
+
+    Raises:
+        DrirlError: no such cell, benchmark, metric or slice; the known ones are named.
+    """
+    folder = Path(out) / "evaluate" / model / method
+    name, by, wanted = parse_metric(metric)
+    if benchmark == TRAINING:
+        raise DrirlError(
+            f"'{TRAINING}' counts have no prompts; they are in out/align/{model}/{method}/seed*/run.json"
+        )
+    if not folder.is_dir():
+        raise DrirlError(f"{folder}: no records of {model}/{method}; run 'dvc repro' or check the two names")
+    items = read_jsonl(folder / "items.jsonl", EvalItem)
+    known = sorted({item.benchmark for item in items})
+    if benchmark != ALL and benchmark not in known:
+        raise DrirlError(f"--benchmark: no records of '{benchmark}'; {nearest(benchmark, [*known, ALL])}")
+    if benchmark != ALL:
+        items = [item for item in items if item.benchmark == benchmark]
+    metrics = {item.metric for item in items}
+    if name not in metrics:
+        raise DrirlError(f"--metric: {benchmark} has no '{name}'; {nearest(name, metrics)}")
+    items = [item for item in items if item.metric == name]
+    if by is not None:
+        values = {category_name(item.category) if by == "category" else getattr(item, by) for item in items}
+        items = [item for item in items if _has(item, by, wanted)]
+        if not items:
+            raise DrirlError(f"--metric: no {by} '{wanted}' in {benchmark}; {nearest(wanted, values - {''})}")
+    return sorted(items, key=lambda item: (item.benchmark, item.item_id, item.seed))

@@ -1,0 +1,36 @@
+"""Names that tables, figures and records agree on."""
+
+from __future__ import annotations
+
+from drirl.data import taxonomy
+
+__all__ = ["ALL", "CATEGORIES", "TRAINING", "UNTRAINED", "category_name", "escape"]
+
+CATEGORIES: tuple[str, ...] = tuple(category.name for category in taxonomy.CATEGORIES)
+"""Names of the harm categories; the position is the number in the records."""
+
+ALL = "all"
+"""Benchmark name of what is pooled over all benchmarks."""
+
+POOLED = ("degenerate_rate", "mean_reward")
+"""Metrics of every completion, also reported over all benchmarks together."""
+
+TRAINING = "training"
+"""Benchmark name of the deterministic training costs."""
+
+UNTRAINED = frozenset({"base"})
+"""Methods that are one fixed policy, hence one seed."""
+
+_SPECIAL = "\\`*_{}[]<>#+!|~$&"
+
+
+def category_name(number: int) -> str:
+    """Return the name of category 0..6; an empty text for benign prompts."""
+    return CATEGORIES[number] if 0 <= number < len(CATEGORIES) else ""
+
+
+def escape(text: str) -> str:
+    """Make untrusted text inert in a Markdown table cell: one line, no markup, no HTML."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    entities = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|"}
+    return "".join(entities.get(c, f"\\{c}" if c in _SPECIAL else c) for c in line)

@@ -1,0 +1,255 @@
+"""Intervals that count intents and training seeds, not prompts (docs/statistics.md).
+
+A score is a mean over prompts and over training seeds. Two things could have come out otherwise: which
+intents the prompts were drawn from, and which seeds the policies were trained with. The bootstrap redraws
+both. Clusters (intents) are redrawn with replacement, all prompts of one together. Seeds are too few for
+that: drawing 3 out of 3 shows at most two thirds of their variance, and no idea of how unsure that variance
+is. Instead each draw first draws how large the variance between seeds may be, given K of them (a scaled
+inverse chi-square with K-1 degrees of freedom), takes off what redrawing prompts explains, and then draws
+the mean of K seeds. With three seeds this is as wide as Student's t with two degrees of freedom.
+
+Dimension letters: I prompts, K seeds, C clusters, B draws, R seed draws per cluster draw.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Bootstrap", "Estimate", "agresti_min", "wilson"]
+
+Array = NDArray[np.float64]
+
+_SEED_DRAWS = 8
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its interval; ``low`` and ``high`` are None where no interval can be given.
+
+    Attributes:
+        n: prompts with at least one score.
+        clusters: distinct intents among them.
+        seeds: training seeds averaged over.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    clusters: int
+    seeds: int
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the whole interval lies on one side of zero."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+def wilson(share: float, n: float, confidence: float) -> tuple[float, float]:
+    """Return Wilson's score interval of a share seen in ``n`` independent trials."""
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def agresti_min(gaps: Array, confidence: float) -> tuple[float, float]:
+    """Return the interval of the mean of paired ``gaps`` (I,), each in -1..1, of two rates.
+
+    Half a pair is added to each of the four cells of the paired table, that is, one gap of +1 and one of
+    -1 at half weight and two without a gap, so that no difference in few pairs is not taken for proof.
+    Source: Agresti and Min (2005), simple improved intervals for paired proportions.
+    """
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    total = len(gaps) + 2.0
+    centre = float(gaps.sum()) / total
+    squares = float((gaps**2).sum()) + 1.0
+    half = z * math.sqrt(max(0.0, squares / total - centre**2) / total)
+    return max(-1.0, centre - half), min(1.0, centre + half)
+
+
+@dataclass(frozen=True)
+class _Means:
+    """Per-seed means: as seen, (K,), and in every redraw of the clusters, (B, K)."""
+
+    seen: Array
+    drawn: Array
+
+    @property
+    def between_seeds(self) -> float:
+        """Variance of the per-seed means, K-1 in the denominator."""
+        return float(self.seen.var(ddof=1)) if len(self.seen) > 1 else 0.0
+
+    def explained(self, clusters: int) -> float:
+        """The part of ``between_seeds`` that comes from which prompts were drawn."""
+        count = len(self.seen)
+        if count < 2:
+            return 0.0
+        contrast = self.drawn - self.drawn.mean(1, keepdims=True)  # (B, K)
+        return float(contrast.var(0).sum() / (count - 1) * clusters / (clusters - 1))
+
+
+@dataclass
+class Bootstrap:
+    """Seeded bootstrap; the same clusters get the same redraws, so cells are compared on equal terms.
+
+    Attributes:
+        seed: seed of every draw.
+        draws: B.
+        confidence: of the intervals, 0..1.
+    """
+
+    seed: int = 0
+    draws: int = 2000
+    confidence: float = 0.95
+    _weights: dict[tuple[str, ...], Array] = field(default_factory=dict, repr=False, compare=False)
+
+    def interval(self, values: Array, clusters: Sequence[str], *, key: str, rate: bool = True) -> Estimate:
+        """Return the mean of ``values`` with its interval.
+
+        Args:
+            values: (I, K) score of each prompt and seed; NaN is missing.
+            clusters: (I,) cluster of each prompt.
+            key: names the policy; different keys draw different seeds.
+            rate: the scores lie in 0..1, so the interval does, and it is never narrower than Wilson's for
+                the effective number of prompts (a bootstrap of 100 % alone would claim certainty).
+        Raises:
+            ValueError: no score at all, or a seed without any.
+        """
+        values, clusters = _present(values, clusters)
+        names, sums, counts = _by_cluster(values, clusters)
+        means = self._means(names, sums, counts)
+        value = float(means.seen.mean())
+        size = Estimate(value, None, None, len(values), len(names), values.shape[1])
+        if len(names) < 2:
+            return size
+        spread = self._cluster_part([means], names) + self._seed_part([means], len(names), [key])  # (R, B)
+        low, high = self._percentiles(value + spread)
+        if rate:
+            floor = self._wilson(means, value, len(values), len(names))
+            low, high = min(low, floor[0]), max(high, floor[1])
+            low, high = max(0.0, low), min(1.0, high)
+        return Estimate(value, low, high, size.n, size.clusters, size.seeds)
+
+    def difference(
+        self,
+        values: Array,
+        reference: Array,
+        clusters: Sequence[str],
+        *,
+        keys: tuple[str, str],
+        rate: bool = True,
+    ) -> Estimate:
+        """Return mean(values) - mean(reference) on the same prompts with its interval.
+
+        Clusters are redrawn jointly (paired). The seeds of two methods are separate trainings, also where
+        the numbers agree, so their variances add. One variance is estimated for both, from K1 + K2 - 2
+        degrees of freedom, as in the t-test for two samples. A policy with one seed adds none.
+
+        Args:
+            values: (I, K1) scores of one policy.
+            reference: (I, K2) scores of the other on the same I prompts.
+            keys: names of the two policies.
+            rate: the scores lie in 0..1; the interval is then never narrower than Agresti and Min's.
+        Raises:
+            ValueError: no common prompt, or a seed without any score.
+        """
+        both = np.asarray(~np.isnan(values).all(1) & ~np.isnan(reference).all(1))
+        kept = [cluster for cluster, keep in zip(clusters, both, strict=True) if keep]
+        values, reference = values[both], reference[both]
+        names, sums, counts = _by_cluster(values, kept)
+        first = self._means(names, sums, counts)
+        _, sums, counts = _by_cluster(reference, kept)
+        second = self._means(names, sums, counts)
+        value = float(first.seen.mean() - second.seen.mean())
+        size = Estimate(value, None, None, len(values), len(names), min(values.shape[1], reference.shape[1]))
+        if len(names) < 2:
+            return size
+        spread = self._cluster_part([first, second], names) + self._seed_part(
+            [first, second], len(names), keys
+        )
+        low, high = self._percentiles(value + spread)
+        if rate:
+            gap = np.nanmean(values, 1) - np.nanmean(reference, 1)  # (I,)
+            floor = agresti_min(gap, self.confidence)
+            low, high = max(-1.0, min(low, floor[0])), min(1.0, max(high, floor[1]))
+        return Estimate(value, low, high, size.n, size.clusters, size.seeds)
+
+    def _draws_of(self, names: tuple[str, ...]) -> Array:
+        """Return how often each cluster is drawn, (B, C)."""
+        if names not in self._weights:
+            generator = np.random.default_rng([self.seed, zlib.crc32("\n".join(names).encode())])
+            share = np.full(len(names), 1 / len(names))
+            self._weights[names] = generator.multinomial(len(names), share, size=self.draws).astype(float)
+        return self._weights[names]
+
+    def _means(self, names: tuple[str, ...], sums: Array, counts: Array) -> _Means:
+        seen = sums.sum(0) / counts.sum(0)  # (K,)
+        weights = self._draws_of(names)
+        drawn_counts = weights @ counts  # (B, K)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            drawn = np.where(drawn_counts > 0, (weights @ sums) / drawn_counts, seen)
+        return _Means(seen, drawn)
+
+    def _cluster_part(self, means: Sequence[_Means], names: tuple[str, ...]) -> Array:
+        """Return deviations of the mean under redrawn clusters, (1, B), widened for C being finite.
+
+        The factor sqrt(C / chi-square(C-1)) turns the bootstrap's variance, short by (C-1)/C, into that
+        of Student's t.
+        """
+        drawn, seen = means[0].drawn.mean(1), means[0].seen.mean()
+        if len(means) > 1:
+            drawn, seen = drawn - means[1].drawn.mean(1), seen - means[1].seen.mean()
+        generator = np.random.default_rng([self.seed, len(names), zlib.crc32(b"clusters")])
+        factor = np.sqrt(len(names) / generator.chisquare(len(names) - 1, self.draws))
+        return np.asarray((drawn - seen) * factor)[None]
+
+    def _seed_part(self, means: Sequence[_Means], clusters: int, keys: Sequence[str]) -> Array:
+        """Return deviations due to the seeds of one policy or of a difference of two, (R, B)."""
+        shape = (_SEED_DRAWS, self.draws)
+        trained = [one for one in means if len(one.seen) > 1]
+        freedom = sum(len(one.seen) - 1 for one in trained)
+        if freedom == 0:
+            return np.zeros(shape)
+        generator = np.random.default_rng([self.seed, zlib.crc32("\n".join(keys).encode())])
+        normal = generator.standard_normal(shape)
+        chi_square = generator.chisquare(freedom, shape)
+        squares = sum((len(one.seen) - 1) * one.between_seeds for one in trained)
+        explained = sum((len(one.seen) - 1) * one.explained(clusters) for one in trained) / freedom
+        variance = (squares / chi_square - explained).clip(min=0)  # of one seed
+        return np.asarray(normal * np.sqrt(variance * sum(1 / len(one.seen) for one in trained)))
+
+    def _wilson(self, means: _Means, value: float, n: int, clusters: int) -> tuple[float, float]:
+        """Return Wilson's interval for as many independent prompts as the clustered ones are worth."""
+        variance = float(means.drawn.mean(1).var()) * clusters / (clusters - 1)
+        effective = value * (1 - value) / variance if variance > 0 else float(n)
+        return wilson(value, min(float(n), max(effective, 1.0)), self.confidence)
+
+    def _percentiles(self, sample: Array) -> tuple[float, float]:
+        tail = (1 - self.confidence) / 2
+        low, high = np.quantile(sample, [tail, 1 - tail])
+        return float(low), float(high)
+
+
+def _present(values: Array, clusters: Sequence[str]) -> tuple[Array, list[str]]:
+    keep = np.asarray(~np.isnan(values).all(1))
+    return values[keep], [cluster for cluster, kept in zip(clusters, keep, strict=True) if kept]
+
+
+def _by_cluster(values: Array, clusters: Sequence[str]) -> tuple[tuple[str, ...], Array, Array]:
+    """Return cluster names, sums and counts of the scores in each, (C,), (C, K), (C, K)."""
+    if values.size == 0 or np.isnan(values).all(0).any():
+        raise ValueError("no score at all, or a seed without any")
+    names, index = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
+    sums = np.zeros((len(names), values.shape[1]))
+    counts = np.zeros_like(sums)
+    np.add.at(sums, index, np.nan_to_num(values))
+    np.add.at(counts, index, (~np.isnan(values)).astype(float))
+    return tuple(str(name) for name in names), sums, counts
