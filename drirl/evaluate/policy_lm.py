@@ -1,0 +1,144 @@
+"""lm-eval's HFLM with two things it lacks: did a completion end by itself, and does every prompt fit."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from typing import Any, Literal
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import CacheHook
+from lm_eval.models.huggingface import HFLM
+
+from drirl.errors import DrirlError
+
+__all__ = ["PolicyLM"]
+
+Key = tuple[str, str]
+
+
+class _EndRecorder(CacheHook):
+    """Receives each completion right after it was decoded, in the order of the generated rows."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.pending: deque[bool] = deque()
+        self.ended: dict[Key, bool] = {}
+
+    def add_partial(self, attr: str, req: Any, res: Any) -> None:
+        if attr == "generate_until":
+            self.ended[_key(*req)] = self.pending.popleft()
+
+
+class PolicyLM(HFLM):
+    """A policy as lm-eval sees it, decoding greedily.
+
+    Decoding, batching and stop strings are HFLM's own. HFLM returns text, from which the end token is gone,
+    so :meth:`_model_generate` notes per row whether an end token was generated.
+
+    Args:
+        model: a causal LM in evaluation mode, on its device.
+        tokenizer: its tokenizer, with a padding token.
+        overlong: what a prompt does that leaves no room for ``max_gen_toks`` tokens in the context.
+        plain: prompts come without a chat template.
+        progress: show a progress bar.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        batch_size: int,
+        overlong: Literal["error", "truncate"] = "error",
+        plain: bool = False,
+        progress: bool = False,
+    ) -> None:
+        add_bos = None if plain else False  # the chat template writes its own special tokens
+        super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, add_bos_token=add_bos)
+        self.overlong = overlong
+        self.progress = progress
+        self.generated_tokens = 0
+        self.truncated: set[Key] = set()
+        self.cache_hook = _EndRecorder()
+        configured = getattr(model.generation_config, "eos_token_id", None)
+        ids = configured if isinstance(configured, list) else [configured]
+        self.end_ids: list[int] = sorted({i for i in [*ids, tokenizer.eos_token_id] if i is not None})
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Complete every request; see HFLM.
+
+        Raises:
+            DrirlError: before any generation, if a prompt is too long and ``overlong`` is "error".
+        """
+        self._check_lengths(requests)
+        return super().generate_until(requests, disable_tqdm=disable_tqdm or not self.progress)
+
+    def finished(self, context: str, gen_kwargs: dict[str, Any]) -> bool:
+        """Return whether the completion of this request ended by itself (end token or stop string)."""
+        return self.cache_hook.ended[_key(context, gen_kwargs)]
+
+    def was_truncated(self, context: str, gen_kwargs: dict[str, Any]) -> bool:
+        """Return whether the beginning of this request was dropped to fit the context."""
+        return _key(context, gen_kwargs) in self.truncated
+
+    def _check_lengths(self, requests: list[Instance]) -> None:
+        for request in requests:
+            context, gen_kwargs = request.args
+            room = self.max_length - int(gen_kwargs["max_gen_toks"])
+            length = len(self.tok_encode(context))
+            if length <= room:
+                continue
+            item = (request.doc or {}).get("item_id", request.doc_id)
+            where = f"{request.task_name}: item '{item}'"
+            if room < 1:
+                raise DrirlError(
+                    f"{where}: max_new_tokens {gen_kwargs['max_gen_toks']} leaves no room for a prompt in "
+                    f"the model's context of {self.max_length} tokens; lower it"
+                )
+            if self.overlong == "error":
+                raise DrirlError(
+                    f"{where}: the prompt has {length} tokens, the context of {self.max_length} less "
+                    f"max_new_tokens leaves {room}; set evaluate.overlong: truncate, lower max_new_tokens, "
+                    "or take a model with a longer context"
+                )
+            self.truncated.add(_key(context, gen_kwargs))
+
+    def _model_generate(
+        self, context: torch.Tensor, max_length: int, stop: list[str], **generation_kwargs: Any
+    ) -> torch.Tensor:
+        """As HFLM, with the end tokens passed on as ids; shapes (B, P) -> (B, P + new tokens)."""
+        ends = [self.tokenizer.decode([i]) for i in self.end_ids]
+        words = [s for s in stop if s not in ends]
+        if words:
+            out = super()._model_generate(
+                context, max_length, stop, eos_token_id=self.end_ids, **generation_kwargs
+            )
+        else:  # no stop strings: skip HFLM's criterion, which decodes every row at every step
+            generation_kwargs.pop("temperature", None)
+            generation_kwargs["do_sample"] = False
+            out = self.model.generate(
+                input_ids=context,
+                max_length=max_length,
+                eos_token_id=self.end_ids,
+                pad_token_id=self.tokenizer.pad_token_id,
+                use_cache=True,
+                **generation_kwargs,
+            )
+        self._note_ends(out[:, context.shape[1] :].tolist(), words)
+        return out
+
+    def _note_ends(self, rows: list[list[int]], words: list[str]) -> None:
+        for tokens in rows:
+            at = next((i for i, token in enumerate(tokens) if token in self.end_ids), None)
+            self.generated_tokens += len(tokens) if at is None else at + 1
+            ended = at is not None
+            if words and not ended:
+                text = self.tok_decode(tokens)
+                ended = any(word in text for word in words)
+            self.cache_hook.pending.append(ended)
+
+
+def _key(context: str, gen_kwargs: dict[str, Any]) -> Key:
+    return context, json.dumps(gen_kwargs, sort_keys=True)
