@@ -1,1 +1,34 @@
+"""Hardness coefficients alpha_D, alpha_M and alpha (paper section 5) and the frozen sentence encoder.
 
+The names below are imported on first use, so that importing the package stays light (no torch).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from drirl.hardness.encoder import Encoder as Encoder
+    from drirl.hardness.encoder import load_encoder as load_encoder
+    from drirl.hardness.settings import HardnessSettings as HardnessSettings
+    from drirl.hardness.split import split_sentences as split_sentences
+    from drirl.hardness.state import Hardness as Hardness
+    from drirl.hardness.state import HardnessBatch as HardnessBatch
+
+__all__ = ["Encoder", "Hardness", "HardnessBatch", "HardnessSettings", "load_encoder", "split_sentences"]
+
+_HOME = {
+    "Encoder": "encoder",
+    "Hardness": "state",
+    "HardnessBatch": "state",
+    "HardnessSettings": "settings",
+    "load_encoder": "encoder",
+    "split_sentences": "split",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
