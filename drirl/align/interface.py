@@ -5,14 +5,20 @@ A method is a file ``baselines/<name>.py`` that defines
 - a module docstring (what it optimises, paper, equations, deviations) and ``PAPER``, a link;
 - ``Config``: a frozen :class:`drirl.settings.Section`, its section ``align.methods.<name>``;
 - ``train(inputs: Inputs, config: Config) -> None``: train and leave the policy with ``inputs.save(...)``.
+
+Optional: ``USES``, which rewards it reads (of ``"irl"``, ``"static"``; all if absent): a change of the others
+does not retrain it. ``PRELOAD``, modules imported once before the seeds fork; the reinforcement learning stack
+if absent. Heavy imports belong inside ``train``: the method is also imported to check its section.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -28,6 +34,9 @@ if TYPE_CHECKING:
     from drirl.resources import Meter
 
 __all__ = ["Inputs", "Method", "find_method", "known_methods", "parse_config"]
+
+REWARDS = ("irl", "static")
+PRELOAD = ("drirl.align.setup",)
 
 
 @dataclass
@@ -47,11 +56,13 @@ class Inputs:
         encoder: settings of the frozen sentence encoder (``drirl.hardness.encoder.load_encoder``).
         cache: folder for caches that do not change results (embeddings).
         meter: counts updates and generated tokens.
+        device, dtype: where models run and the number format of their weights.
+        revision: pinned revision, if ``policy_path`` is a hub id.
     """
 
     model: str
     seed: int
-    policy_path: Path
+    policy_path: Path | str
     train: list[tuple[Prompt, Demo]]
     val: list[tuple[Prompt, Demo]]
     reward_path: Path
@@ -63,7 +74,20 @@ class Inputs:
     meter: Meter
     device: str = "cpu"
     dtype: str = "float32"
-    extra: dict[str, Any] = field(default_factory=dict)
+    revision: str | None = None
+    method: str = ""
+
+    @property
+    def label(self) -> str:
+        """Name of this run in messages."""
+        return f"align {self.model} {self.method} seed {self.seed}"
+
+    def save(self, model: Any, tokenizer: Any) -> None:
+        """Write the trained policy to ``out/policy`` as an ordinary transformers folder."""
+        from drirl.models import save_policy
+
+        with contextlib.redirect_stderr(io.StringIO()):  # transformers draws a progress bar for one shard
+            save_policy(model, tokenizer, self.out / "policy")
 
 
 @dataclass(frozen=True)
@@ -75,6 +99,8 @@ class Method:
     summary: str
     config: type[Section]
     train: Callable[[Inputs, Any], None]
+    uses: tuple[str, ...] = REWARDS
+    preload: tuple[str, ...] = PRELOAD
 
 
 def known_methods(folder: Path) -> list[str]:
@@ -96,7 +122,15 @@ def find_method(name: str, folder: Path) -> Method:
         if not hasattr(module, part):
             raise DrirlError(f"{path}: a method file defines PAPER, Config and train; '{part}' is missing")
     summary = (module.__doc__ or "").strip().splitlines()
-    return Method(name, module.PAPER, summary[0] if summary else "", module.Config, module.train)
+    return Method(
+        name,
+        module.PAPER,
+        summary[0] if summary else "",
+        module.Config,
+        module.train,
+        tuple(getattr(module, "USES", REWARDS)),
+        tuple(getattr(module, "PRELOAD", PRELOAD)),
+    )
 
 
 def parse_config(method: Method, values: dict[str, Any], where: str = "params.yaml") -> Section:

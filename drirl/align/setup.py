@@ -1,0 +1,292 @@
+"""What the trained methods share: the policy, TRL arguments, the planned dataset, saving.
+
+One path for a small model on a CPU and a large one on a GPU: device, number format, adapters and vLLM are values.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import transformers
+from datasets import Dataset
+from trl import GRPOConfig
+
+from drirl.align.head import use_compact_head
+from drirl.align.interface import Inputs
+from drirl.align.logs import log_records, quiet
+from drirl.align.plan import Row, plan_rows
+from drirl.align.rewards import BankReward
+from drirl.align.settings import Shared
+from drirl.align.trainer import ScaledGRPOTrainer
+from drirl.errors import DrirlError
+from drirl.models import load_policy, resolve_device, seed_everything
+from drirl.records import write_jsonl
+from drirl.reward.bank import RewardBank
+from drirl.sampler import sample_ids
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["Policy", "chat", "common_arguments", "finish", "load", "micro_batches", "peft_config", "train_rl"]
+
+
+@dataclass
+class Policy:
+    """The policy to train, its tokenizer, and the token ids that end a completion."""
+
+    model: Any
+    tokenizer: Any
+    end_ids: list[int]
+
+
+def load(inputs: Inputs) -> Policy:
+    """Seed everything and load the base policy of a run."""
+    transformers.logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
+    seed_everything(inputs.seed)
+    device = resolve_device(inputs.device)
+    model, tokenizer = load_policy(inputs.policy_path, device, inputs.dtype, inputs.revision)
+    declared = model.generation_config.eos_token_id
+    more = [] if declared is None else [declared] if isinstance(declared, int) else list(declared)
+    return Policy(model, tokenizer, sorted({tokenizer.eos_token_id, *more}))
+
+
+def common_arguments(inputs: Inputs, lr: float) -> dict[str, Any]:
+    """Return the TrainingArguments every method gets; values the paper fixes are never left to defaults."""
+    shared = inputs.shared
+    on_cpu = resolve_device(inputs.device).type == "cpu"
+    return {
+        "output_dir": str(inputs.out / "trainer"),
+        "seed": inputs.seed,
+        "max_steps": shared.updates,
+        "learning_rate": lr,
+        "lr_scheduler_type": shared.schedule,
+        "warmup_steps": 0,
+        "weight_decay": 0.0,
+        "max_grad_norm": shared.max_grad_norm,
+        "use_cpu": on_cpu,
+        "bf16": inputs.dtype == "bfloat16" and not on_cpu,
+        "fp16": False,
+        "gradient_checkpointing": shared.gradient_checkpointing,
+        "save_strategy": "no",
+        "eval_strategy": "no",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": not on_cpu,
+        "dataloader_num_workers": 0,
+    }
+
+
+def micro_batches(sequences: int, shared: Shared) -> tuple[int, int]:
+    """Split an update's sequences into ``(per device and forward pass, accumulation steps)``.
+
+    Raises:
+        DrirlError: ``micro_batch`` times the number of processes does not divide them.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    size = shared.micro_batch or sequences // world
+    if size > sequences // world:
+        size = sequences // world
+    if size == 0 or sequences % (size * world):
+        raise DrirlError(
+            f"align.shared.micro_batch: {size} sequences on {world} processes do not divide the {sequences} of an "
+            "update; choose a divisor"
+        )
+    return size, sequences // (size * world)
+
+
+def peft_config(shared: Shared) -> Any:
+    """Return the LoRA configuration, or None when all weights are trained."""
+    if shared.lora is None:
+        return None
+    from peft import LoraConfig
+
+    values = shared.lora
+    return LoraConfig(
+        r=values.r,
+        lora_alpha=values.alpha,
+        lora_dropout=values.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+
+
+def chat(text: str, role: str = "user") -> list[dict[str, str]]:
+    """Return one message, so that TRL applies the chat template."""
+    return [{"role": role, "content": text}]
+
+
+def train_rl(
+    inputs: Inputs,
+    *,
+    lr: float,
+    reward_path: Path,
+    trainer_class: type[ScaledGRPOTrainer] = ScaledGRPOTrainer,
+    num_iterations: int = 1,
+    **trainer_arguments: Any,
+) -> None:
+    """Train the base policy by reinforcement learning on the shared plan and save it.
+
+    Args:
+        reward_path: the reward bank; every completion is scored under its prompt's category.
+        trainer_class: decides what becomes of the advantages.
+        num_iterations: optimiser steps per batch of completions; they count towards ``updates``.
+        trainer_arguments: passed to ``trainer_class``; a callable value is called with the :class:`Policy`.
+    """
+    shared = inputs.shared
+    policy = load(inputs)
+    bank = RewardBank.load(inputs.reward_path if reward_path is None else reward_path, policy.model.device)
+    updates = plan_rows(inputs.train, shared, inputs.seed)
+    per_update = len(updates[0])
+    check_lengths(policy, [row for rows in updates for row in rows], shared)
+    size, accumulation = micro_batches(per_update * shared.group_size, shared)
+    arguments = GRPOConfig(
+        **common_arguments(inputs, lr),
+        per_device_train_batch_size=size,
+        gradient_accumulation_steps=accumulation,
+        num_generations=shared.group_size,
+        num_iterations=num_iterations,
+        max_completion_length=shared.max_new_tokens,
+        temperature=shared.temperature,
+        top_p=1.0,
+        top_k=0,
+        beta=shared.beta,
+        epsilon=shared.epsilon,
+        loss_type="grpo",
+        scale_rewards="group",
+        importance_sampling_level="token",
+        mask_truncated_completions=False,
+        shuffle_dataset=False,
+        **_vllm(shared),
+    )
+    built = {name: value(policy) if callable(value) else value for name, value in trainer_arguments.items()}
+    trainer = trainer_class(
+        model=policy.model,
+        processing_class=policy.tokenizer,
+        reward_funcs=BankReward(bank, policy.end_ids),
+        args=arguments,
+        train_dataset=_dataset([row for rows in updates for row in rows], bank),
+        peft_config=peft_config(shared),
+        rollout_func=_rollout(policy, shared) if shared.sampler == "shared" and shared.vllm is None else None,
+        record_updates={1, (shared.updates + 1) // 2, shared.updates},
+        **built,
+    )
+    if policy.model.device.type == "cpu" and shared.lora is None:
+        use_compact_head(trainer.model, shared.temperature)
+        if trainer.ref_model is not None:
+            use_compact_head(trainer.ref_model, shared.temperature)
+    quiet(trainer, inputs.label)
+    trainer.train()
+    inputs.meter.generated_tokens = inputs.meter.trained_tokens = trainer.generated_tokens
+    write_jsonl(inputs.out / "rollouts.jsonl", trainer.rollouts)
+    finish(inputs, trainer, policy.tokenizer)
+
+
+def finish(inputs: Inputs, trainer: Any, tokenizer: Any) -> None:
+    """Write the log and the policy of a finished trainer, and remove its working folder."""
+    inputs.meter.updates = int(trainer.state.global_step)
+    records = log_records(trainer.state.log_history)
+    broken = [r["update"] for r in records if r.get("loss") is None or r.get("grad_norm") is None]
+    if broken:
+        raise DrirlError(
+            f"{inputs.label}: the loss or its gradient was not finite at update {broken[0]}; lower the learning rate"
+        )
+    write_jsonl(inputs.out / "log.jsonl", records)
+    inputs.save(trainer.accelerator.unwrap_model(trainer.model), tokenizer)
+    shutil.rmtree(inputs.out / "trainer", ignore_errors=True)
+
+
+def check_lengths(policy: Policy, rows: Sequence[Row], shared: Shared) -> None:
+    """Fail on a prompt over ``max_prompt_tokens`` or one that leaves no room for a completion.
+
+    Raises:
+        DrirlError: names the prompt, its length and the limit.
+    """
+    context = getattr(policy.model.config, "max_position_embeddings", None)
+    texts = {prompt.prompt_id: prompt.text for prompt, _ in rows}
+    for prompt_id, text in sorted(texts.items()):
+        ids = policy.tokenizer.apply_chat_template(chat(text), add_generation_prompt=True, return_dict=True)
+        length = len(ids["input_ids"])
+        if length > shared.max_prompt_tokens:
+            raise DrirlError(
+                f"prompt {prompt_id} has {length} tokens, align.shared.max_prompt_tokens is "
+                f"{shared.max_prompt_tokens}; raise it or drop the prompt"
+            )
+        if context is not None and length + shared.max_new_tokens > context:
+            raise DrirlError(
+                f"prompt {prompt_id} has {length} tokens; with align.shared.max_new_tokens "
+                f"{shared.max_new_tokens} that exceeds the policy's context of {context}"
+            )
+
+
+def _dataset(rows: Sequence[Row], bank: RewardBank) -> Dataset:
+    unique = {prompt.prompt_id: (prompt, demo) for prompt, demo in rows}
+    pairs = [unique[key] for key in sorted(unique)]
+    scores = bank.score_completions(
+        [prompt.text for prompt, _ in pairs],
+        [demo.full_text for _, demo in pairs],
+        [True] * len(pairs),
+        [prompt.category for prompt, _ in pairs],
+    )
+    rewards = {prompt.prompt_id: float(score) for (prompt, _), score in zip(pairs, scores, strict=True)}
+    return Dataset.from_list(
+        [
+            {
+                "prompt": chat(prompt.text),
+                "prompt_id": prompt.prompt_id,
+                "category": prompt.category,
+                "demonstration": demo.answer,
+                "demo_reward": rewards[prompt.prompt_id],
+            }
+            for prompt, demo in rows
+        ]
+    )
+
+
+def _rollout(policy: Policy, shared: Shared) -> Callable[[list[Any], Any], dict[str, Any]]:
+    """Return TRL's ``rollout_func``: our sampler on the policy being trained."""
+
+    def rollout(prompts: list[Any], trainer: Any) -> dict[str, Any]:
+        encoded = policy.tokenizer.apply_chat_template(
+            prompts, add_generation_prompt=True, tokenize=True, return_dict=True
+        )["input_ids"]
+        with _generating(trainer) as model:
+            completions = sample_ids(
+                model,
+                encoded,
+                max_new_tokens=shared.max_new_tokens,
+                end_ids=policy.end_ids,
+                pad_id=policy.tokenizer.pad_token_id,
+                temperature=shared.temperature,
+            )
+        return {"prompt_ids": encoded, "completion_ids": completions, "logprobs": None}
+
+    return rollout
+
+
+@contextlib.contextmanager
+def _generating(trainer: Any) -> Iterator[Any]:
+    """Yield the bare model with gradient checkpointing off, which excludes the key-value cache."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    checkpointing = bool(getattr(model, "is_gradient_checkpointing", False))
+    if checkpointing:
+        model.gradient_checkpointing_disable()
+    try:
+        yield model
+    finally:
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+
+
+def _vllm(shared: Shared) -> dict[str, Any]:
+    if shared.vllm is None:
+        return {}
+    return {"use_vllm": True, **{f"vllm_{name}": value for name, value in shared.vllm.items()}}

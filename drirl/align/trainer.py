@@ -1,0 +1,260 @@
+"""GRPO with scaled advantages: the narrow seam into TRL, and DR-IRL on top of it.
+
+Two methods of :class:`trl.GRPOTrainer` are extended, none is copied: TRL generates, scores and normalises, then
+the advantages it returns are multiplied. Scaling the *reward* of a prompt's group instead would be undone by the
+normalisation. Dimension letters: P prompts, G completions per prompt, B = P * G rows, T tokens.
+
+Use from a script, on any dataset with the columns ``prompt``, ``category`` and ``demonstration``::
+
+    trainer = DRIRLTrainer(
+        model="path/of/a/policy",
+        reward_funcs=my_reward,  # any TRL reward function
+        args=GRPOConfig("out", loss_type="grpo", beta=0.04),
+        train_dataset=dataset,
+        hardness=Hardness(HardnessSettings(), load_encoder(EncoderSettings())),
+    )
+    trainer.train()
+
+Source: paper section 6; the override is the route TRL's maintainer names in huggingface/trl#4525.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+from trl import GRPOTrainer
+
+from drirl.align.rewards import completion_text, prompt_text
+from drirl.records import BENIGN, RolloutGroup
+from drirl.text import split_draft
+
+if TYPE_CHECKING:
+    from drirl.hardness.state import Hardness, HardnessBatch
+
+__all__ = ["DRIRLTrainer", "ScaledGRPOTrainer", "ScoredBatch"]
+
+
+@dataclass
+class ScoredBatch:
+    """One generation batch as TRL scored it: B rows of this process, groups of G adjacent rows.
+
+    ``rows`` are the dataset rows, ``rewards`` (B,) the weighted sums (NaN: unscorable), ``all_rewards``
+    (processes * B,) the same of every process, ``offset`` this process's first row in there.
+    """
+
+    rows: Sequence[dict[str, Any]]
+    completions: list[str]
+    completion_ids: Sequence[Sequence[int]]
+    rewards: Tensor
+    all_rewards: Tensor
+    offset: int
+    group_size: int
+
+
+class ScaledGRPOTrainer(GRPOTrainer):
+    """GRPOTrainer whose normalised advantages are multiplied by :meth:`advantage_scale`, here 1.
+
+    Args:
+        record_updates: updates (from 1) whose groups are kept in ``rollouts`` as records.
+
+    Attributes:
+        rollouts: the recorded groups.
+        generated_tokens: tokens sampled so far on this process, end tokens included.
+    """
+
+    def __init__(self, *args: Any, record_updates: Collection[int] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.record_updates = frozenset(record_updates)
+        self.rollouts: list[RolloutGroup] = []
+        self.generated_tokens = 0
+
+    def advantage_scale(self, batch: ScoredBatch) -> Tensor:
+        """Return (B,) factors of the normalised advantages of this process's rows."""
+        return torch.ones(len(batch.rows))
+
+    def shaped_advantages(self, batch: ScoredBatch, output: dict[str, Any]) -> Tensor:
+        """Return the advantages that are scaled, (B,) or (B, T); TRL's group advantages by default."""
+        return output["advantages"]
+
+    def group_details(self, batch: ScoredBatch, group: int) -> dict[str, Any]:
+        """Return the fields of a :class:`RolloutGroup` that the method knows: alpha, delta, gap, mask."""
+        size = batch.group_size
+        gap: dict[str, Any] = {"r_demo": None, "delta": [], "gap": [], "mask": [1] * size}
+        return {**gap, "alpha_D": 1.0, "alpha_M": 1.0, "alpha": 1.0}
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
+        per_function = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        rewards = (per_function * self.reward_weights.to(per_function.device)).nansum(dim=1)  # (processes * B,)
+        rewards[per_function.isnan().all(dim=1)] = torch.nan
+        offset = self.accelerator.process_index * len(prompts)
+        self._batch = ScoredBatch(
+            rows=inputs,
+            completions=[completion_text(completion) for completion in completions],
+            completion_ids=completion_ids_list,
+            rewards=rewards[offset : offset + len(prompts)],
+            all_rewards=rewards,
+            offset=offset,
+            group_size=self.num_generations if self.model.training else self.num_generations_eval,
+        )
+        return per_function
+
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)
+        if not self.model.training:
+            return output
+        batch = self._batch
+        self.generated_tokens += sum(len(ids) for ids in batch.completion_ids)
+        advantages = self.shaped_advantages(batch, output)
+        scale = self.advantage_scale(batch).to(advantages)  # (B,)
+        output["advantages"] = advantages * (scale if advantages.dim() == 1 else scale[:, None])
+        self._log_mean("drirl/scale", scale)
+        self._log_by_category("drirl/reward", batch, batch.rewards)
+        if self.state.global_step + 1 in self.record_updates:
+            self._record(batch, output["advantages"])
+        return output
+
+    def log_value(self, name: str, value: float) -> None:
+        """Add a value to this update's log; TRL averages and reports it with its own metrics."""
+        self._metrics["train"][name].append(value)
+
+    def _log_mean(self, name: str, values: Tensor) -> None:
+        self.log_value(name, float(self.accelerator.gather(values.float()).mean()))
+
+    def _log_by_category(self, name: str, batch: ScoredBatch, values: Tensor) -> None:
+        """Log the mean of per-row ``values`` (B,) for each category in the batch; NaN rows are left out."""
+        categories = gather_object([int(row.get("category", BENIGN)) for row in batch.rows])
+        everything = self.accelerator.gather(values.float().to(self.accelerator.device)).tolist()
+        for category in sorted(set(categories)):
+            found = [v for v, c in zip(everything, categories, strict=True) if c == category and not math.isnan(v)]
+            if found:
+                self.log_value(f"{name}/{category}", sum(found) / len(found))
+
+    def _record(self, batch: ScoredBatch, advantages: Tensor) -> None:
+        size = batch.group_size
+        last = advantages if advantages.dim() == 1 else advantages.sum(-1)
+        for group in range(len(batch.rows) // size):
+            at = slice(group * size, (group + 1) * size)
+            row = batch.rows[at.start]
+            text = prompt_text(row["prompt"])
+            record = RolloutGroup(
+                step=self.state.global_step + 1,
+                prompt_id=str(row.get("prompt_id") or hashlib.sha256(text.encode()).hexdigest()[:16]),
+                category=int(row.get("category", BENIGN)),
+                completions=batch.completions[at],
+                r_gen=[_rounded(v) for v in batch.rewards[at].tolist()],
+                adv=[_rounded(v) for v in last[at].tolist()],
+                seed=int(self.args.seed),
+                **self.group_details(batch, group),
+            )
+            self.rollouts.append(record)
+
+
+class DRIRLTrainer(ScaledGRPOTrainer):
+    """DR-IRL: GRPO with the advantages of a prompt's group multiplied by its hardness alpha.
+
+    Rows need ``category`` (an int; -1 for benign) and ``demonstration`` (text, or None). Both completion and
+    demonstration count without their Chain-of-Draft notes. The reward of the demonstration comes from the column
+    ``demo_reward`` or, without it, from the reward functions themselves.
+
+    Args:
+        hardness: the coefficient with its running means. They live in this process and are not checkpointed.
+    """
+
+    def __init__(self, *args: Any, hardness: Hardness, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.hardness = hardness
+        self._demo_rewards: dict[tuple[str, str], float] = {}
+
+    def advantage_scale(self, batch: ScoredBatch) -> Tensor:
+        """Return alpha of each row, (B,), detached (paper section 5)."""
+        size = batch.group_size
+        local = [
+            (int(row["category"]), text, row["demonstration"], self._demo_reward(row))
+            for row, text in zip(batch.rows, batch.completions, strict=True)
+        ]
+        rows = gather_object(local)  # of all processes, so that every one keeps the same running means
+        heads = rows[::size]
+        gap = torch.tensor([r[3] for r in rows]) - batch.all_rewards.cpu()  # (processes * B,)
+        replies = [split_draft(text)[1] for _, text, _, _ in rows]
+        self.found: HardnessBatch = self.hardness(
+            [category for category, _, _, _ in heads],
+            [replies[i : i + size] for i in range(0, len(replies), size)],
+            [None if demo is None else split_draft(demo)[1] for _, _, demo, _ in heads],
+            gap.view(-1, size),
+        )
+        alpha = self.found.alpha.float()
+        per_row = alpha.repeat_interleave(size) if alpha.dim() == 1 else alpha.reshape(-1)
+        mine = slice(batch.offset, batch.offset + len(batch.rows))
+        per_group = {"alpha_D": self.found.alpha_D, "alpha_M": self.found.alpha_M}
+        for name, value in per_group.items():
+            self._log_by_category(f"drirl/{name}", batch, value.float().repeat_interleave(size)[mine])
+        per_completion = {
+            "alpha": per_row,
+            "delta": self.found.delta.reshape(-1),
+            "gap": self.found.gap.reshape(-1),
+            "masked": 1.0 - self.found.mask.float().reshape(-1),
+        }
+        for name, value in per_completion.items():
+            self._log_by_category(f"drirl/{name}", batch, value[mine])
+        return per_row[mine]
+
+    def group_details(self, batch: ScoredBatch, group: int) -> dict[str, Any]:
+        """Return what hardness found for the prompt; ``alpha`` is the group's mean if it is per completion."""
+        at = batch.offset // batch.group_size + group
+        found = self.found
+        reward = self._demo_reward(batch.rows[group * batch.group_size])
+        return {
+            "r_demo": None if math.isnan(reward) else _rounded(reward),
+            "delta": [_rounded(v) for v in found.delta[at].tolist()],
+            "gap": [_rounded(v) for v in found.gap[at].tolist()],
+            "mask": [int(v) for v in found.mask[at].tolist()],
+            "alpha_D": _rounded(float(found.alpha_D[at].mean())),
+            "alpha_M": _rounded(float(found.alpha_M[at].mean())),
+            "alpha": _rounded(float(found.alpha[at].mean())),
+        }
+
+    def _demo_reward(self, row: dict[str, Any]) -> float:
+        """Return the reward of the row's demonstration, NaN if it has none."""
+        if row["demonstration"] is None:
+            return math.nan
+        if row.get("demo_reward") is not None:
+            return float(row["demo_reward"])
+        key = (prompt_text(row["prompt"]), row["demonstration"])
+        if key not in self._demo_rewards:
+            self._demo_rewards[key] = self._score_demonstration(row)
+        return self._demo_rewards[key]
+
+    def _score_demonstration(self, row: dict[str, Any]) -> float:
+        text = row["demonstration"]
+        completion = text if isinstance(row["prompt"], str) else [{"role": "assistant", "content": text}]
+        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"] + [self.eos_token_ids[0]]
+        columns = {name: [value] for name, value in row.items() if name not in ("prompt", "completion")}
+        total = 0.0
+        for function, weight in zip(self.reward_funcs, self.reward_weights.tolist(), strict=True):
+            if isinstance(function, torch.nn.Module):
+                raise ValueError(
+                    "a model as reward function cannot score demonstrations here: add a column 'demo_reward' "
+                    "to the dataset, or wrap the model in a function"
+                )
+            value = function(
+                prompts=[row["prompt"]],
+                completions=[completion],
+                completion_ids=[ids],
+                trainer_state=self.state,
+                log_extra=lambda *_: None,
+                log_metric=lambda *_: None,
+                **columns,
+            )[0]
+            total += weight * (math.nan if value is None else float(value))
+        return total
+
+
+def _rounded(value: float) -> float:
+    return round(value, 6)
