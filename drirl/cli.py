@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
 
 from drirl import __version__
@@ -29,10 +28,8 @@ STAGES = ("data", "base", "reward", "align", "evaluate", "compare")
 CELL_STAGES = ("align", "evaluate")
 """Stages that run once per (model, method); the others run once."""
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.splitlines()[0]
-)
-profile_app = typer.Typer(no_args_is_help=True, help="Choose the set of values that params.yaml holds.")
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+profile_app = typer.Typer(help="Choose the set of values that params.yaml holds.")
 app.add_typer(profile_app, name="profile")
 
 Model = Annotated[str | None, typer.Option(help="Name under base.models.")]
@@ -40,8 +37,9 @@ Method = Annotated[str | None, typer.Option(help="File name in baselines/, witho
 Names = Annotated[list[str] | None, typer.Option(help="Repeat the option, or give a comma list.")]
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _options(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
 ) -> None:
@@ -51,6 +49,8 @@ def _options(
     if version:
         typer.echo(f"drirl {__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command()
@@ -200,11 +200,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = app(
             args=None if arguments is None else list(arguments), prog_name="drirl", standalone_mode=False
         )
-    except (KeyboardInterrupt, click.Abort) as stop:
-        return _fail("interrupted; what was finished is kept, run the same command to go on", 130, stop)
-    except click.ClickException as wrong:
-        wrong.show()
-        return wrong.exit_code
+        if status == 130:
+            return _fail("interrupted; what was finished is kept, run the same command to go on", 130)
+    except typer.TyperException as wrong:
+        return _fail(f"{wrong.format_message()} (see 'drirl --help')", 2, wrong)
     except DrirlError as mistake:
         return _fail(str(mistake), 2, mistake)
     except BrokenPipeError:
@@ -220,8 +219,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(status or 0)
 
 
-def _fail(text: str, status: int, problem: BaseException) -> int:
-    if os.environ.get("DRIRL_DEBUG"):
+def _fail(text: str, status: int, problem: BaseException | None = None) -> int:
+    if problem is not None and os.environ.get("DRIRL_DEBUG"):
         import traceback
 
         traceback.print_exception(problem)

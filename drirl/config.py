@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import typing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,7 +71,9 @@ def validate(values: Any, where: str = "params.yaml") -> Params:
         raise DrirlError(_explain(error, where)) from None
     for name in params.run.models:
         if name not in params.base.models:
-            raise DrirlError(f"{where}: run.models: unknown model '{name}'; {nearest(name, params.base.models)}")
+            raise DrirlError(
+                f"{where}: run.models: unknown model '{name}'; {nearest(name, params.base.models)}"
+            )
     for name in params.run.methods:
         if name not in params.align.methods:
             raise DrirlError(
@@ -105,17 +108,30 @@ def _expand(value: Any) -> Any:
 
 
 def _explain(error: ValidationError, where: str) -> str:
-    first = error.errors()[0]
+    problems = error.errors()
+    # A misspelt key also leaves the right one missing: name the misspelling.
+    first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        section: Any = Params
-        for part in first["loc"][:-1]:
-            field = getattr(section, "model_fields", {}).get(part)
-            section = getattr(field, "annotation", None)
-        known = getattr(section, "model_fields", {})
-        return f"{where}: unknown key '{key}'; {nearest(str(first['loc'][-1]), known)}"
+        return (
+            f"{where}: unknown key '{key}'; {nearest(str(first['loc'][-1]), _known_keys(first['loc'][:-1]))}"
+        )
     if first["type"] == "missing":
         return f"{where}: '{key}' is missing"
-    more = len(error.errors()) - 1
+    more = len(problems) - 1
     tail = f" (and {more} more)" if more else ""
     return f"{where}: {key}: {first['msg']}, found {first['input']!r}{tail}"
+
+
+def _known_keys(path: tuple[int | str, ...]) -> list[str]:
+    """Return the keys of the section at ``path``."""
+    section: Any = Params
+    for part in path:
+        if typing.get_origin(section) in (dict, list):
+            section = typing.get_args(section)[-1]
+        else:
+            field = getattr(section, "model_fields", {}).get(part)
+            section = field.annotation if field else None
+        if type(None) in typing.get_args(section):
+            section = typing.get_args(section)[0]
+    return list(getattr(section, "model_fields", {}))
