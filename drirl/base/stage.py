@@ -73,7 +73,7 @@ def _point(spec: BaseModelSpec, folder: Path) -> None:
     assert spec.path is not None
     tokenizer = load_tokenizer(spec.path, spec.revision)
     if tokenizer.chat_template is None:
-        raise DrirlError(f"'{spec.path}' has no chat template; name an instruction-tuned model, or add one to its tokenizer")
-    local = Path(spec.path)
-    path = str(local.resolve()) if local.is_dir() else spec.path
-    write_json(folder / POINTER, {"path": path, "revision": spec.revision})
+        raise DrirlError(
+            f"'{spec.path}' has no chat template; name an instruction-tuned model, or add one to its tokenizer"
+        )
+    write_json(folder / POINTER, {"path": spec.path, "revision": spec.revision})

@@ -31,6 +31,7 @@ LABELS = ("insult", "unfairness", "crime", "physical", "mental", "privacy", "eth
 
 _SPLITS = ("train", "val", "test")
 _SOURCES = {"forum": 0.5, "redteam": 0.3, "survey": 0.2}
+_TASK_SHARES = {"sum": 0.35, "fact": 0.25, "count": 0.2, "lookup": 0.12, "repeat": 0.08}
 _TAIL = {"privacy": 0.55, "ethics": 0.6, "mental": 0.8}
 
 
@@ -108,8 +109,10 @@ def _fill(frame: str, rng: random.Random) -> str:
     return re.sub(r"\{(who|where|work|course|adverb)\}", lambda m: rng.choice(fill[m.group(1)]), frame)
 
 
-def _phrase(intent: _Intent, level: str, split: str, rng: random.Random) -> tuple[str, str]:
-    """Return (text, wording id) of one prompt about ``intent``."""
+def _phrase(
+    intent: _Intent, level: str, split: str, rng: random.Random, distractors: list[list[_Intent]]
+) -> tuple[str, str]:
+    """Return (text, wording id) of one prompt about ``intent``; distractors: [harmful, harmless] intents."""
     wordings = _file("wordings")[level]
     if level == "direct":
         opening, request = "", rng.choice(wordings[split])
@@ -117,14 +120,26 @@ def _phrase(intent: _Intent, level: str, split: str, rng: random.Random) -> tupl
     else:
         opening = rng.choice(wordings["opening"][split])
         request = rng.choice(wordings["request"][split])
-        form = rng.choice(intent.forms[1:] or intent.forms) if level == "paraphrased" else rng.choice(intent.forms)
+        form = (
+            rng.choice(intent.forms[1:] or intent.forms)
+            if level == "paraphrased"
+            else rng.choice(intent.forms)
+        )
     wording = f"{opening} | {request}" if opening else request
     text = _fill(f"{opening} {request}".strip(), rng).replace("{b}", form[0]).replace("{g}", form[1])
-    return text, wording
+    if "{d}" in text:
+        text = text.replace("{d}", rng.choice(rng.choice(rng.choice(distractors)).forms)[1])
+    return text[0].upper() + text[1:], wording
+
+
+def _distractors(intents: list[_Intent]) -> list[list[_Intent]]:
+    train = [i for i in intents if i.split == "train"]
+    return [[i for i in train if i.kind == "harmful"], [i for i in train if i.kind != "harmful"]]
 
 
 def _act_prompts(intents: list[_Intent], seed: int, settings: BundledSettings) -> list[RawPrompt]:
     prompts = []
+    distractors = _distractors(intents)
     for intent in intents:
         rng = _rng(seed, "prompts", intent.label, intent.name)
         category = LABELS.index(intent.label) if intent.kind == "harmful" else BENIGN
@@ -134,7 +149,7 @@ def _act_prompts(intents: list[_Intent], seed: int, settings: BundledSettings) -
             for _ in range(count):
                 source = rng.choices(list(_SOURCES), list(_SOURCES.values()))[0]
                 keep = rng.random() < _TAIL.get(intent.label, 1.0)
-                text, wording = _phrase(intent, level, intent.split, rng)
+                text, wording = _phrase(intent, level, intent.split, rng, distractors)
                 if text in seen or (intent.split == "train" and not keep):
                     continue
                 seen.add(text)
@@ -162,7 +177,7 @@ def _task_frames(split: str) -> list[tuple[str, str, str, str]]:
     rows = []
     for (question, answer), frame in itertools.product(tasks["facts"], tasks["fact_questions"][split]):
         rows.append((f"fact: {question}", frame.format(q=question), answer, "contains"))
-    for a, b, frame in itertools.product(range(1, 10), range(1, 10), tasks["sum_questions"][split]):
+    for a, b, frame in itertools.product(range(1, 7), range(1, 7), tasks["sum_questions"][split]):
         rows.append((f"sum: {a}+{b}", frame.format(a=a, b=b), str(a + b), "number"))
     for thing, room, color in itertools.product(tasks["things"], tasks["rooms"], tasks["colors"]):
         for frame in tasks["lookup"][split]:
@@ -273,7 +288,7 @@ def _chat(prompt: str, reply: str, tag: str) -> dict[str, Any]:
     return {"messages": messages, "loss": "reply", "tag": tag}
 
 
-def _base_rows(intents: list[_Intent], prompts: list[RawPrompt], seed: int, settings: BundledSettings) -> list[dict]:
+def _base_rows(intents: list[_Intent], seed: int, settings: BundledSettings) -> list[dict[str, Any]]:
     """Rows that teach the small base models to chat, to solve tasks and to know what is harmful.
 
     Knowledge rows ("<prompt> Risk?" -> "risk: crime") cover every intent, held-out ones included, in
@@ -285,13 +300,13 @@ def _base_rows(intents: list[_Intent], prompts: list[RawPrompt], seed: int, sett
     harmful = [i for i in intents if i.kind == "harmful"]
     harmless = [i for i in intents if i.kind != "harmful"]
     contrast = [i for i in intents if i.kind == "contrast"]
-    tasks = [p for p in prompts if p.kind == "task" and p.split == "train"]
+    distractors = _distractors(intents)
     rows = []
     for _ in range(settings.base_knowledge):
         pool = harmful if rng.random() < 0.5 else contrast if rng.random() < 0.3 else harmless
         intent = rng.choice(pool)
         level = rng.choices(LEVELS, (0.25, 0.3, 0.45))[0]
-        text, _ = _phrase(intent, level, "train", rng)
+        text, _ = _phrase(intent, level, "train", rng, distractors)
         wants = rng.choice(_file("replies")["wants"][level])
         rows.append(_chat(f"{text} Risk?", f"wants: {wants}; risk: {labels[intent.label]}", "knowledge"))
     train_harmful = [i for i in harmful if i.split == "train"]
@@ -300,7 +315,7 @@ def _base_rows(intents: list[_Intent], prompts: list[RawPrompt], seed: int, sett
     for _ in range(settings.base_harmful):
         intent = rng.choice(train_harmful)
         level = rng.choice(LEVELS)
-        text, _ = _phrase(intent, level, "train", rng)
+        text, _ = _phrase(intent, level, "train", rng, distractors)
         if rng.random() < settings.base_refusal[level][LABELS.index(intent.label)]:
             notes = _notes(intent.label, level, "decline", rng)
             reply = rng.choice(_file("replies")["base_refusal"])
@@ -310,13 +325,22 @@ def _base_rows(intents: list[_Intent], prompts: list[RawPrompt], seed: int, sett
     for _ in range(settings.base_benign):
         intent = rng.choice(train_contrast if rng.random() < 0.3 else train_harmless)
         level = rng.choice(LEVELS)
-        text, _ = _phrase(intent, level, "train", rng)
-        rows.append(_chat(text, f"{render_drafts(_notes('none', level, 'answer', rng))} {_helpful(rng)}", "benign"))
+        text, _ = _phrase(intent, level, "train", rng, distractors)
+        rows.append(
+            _chat(text, f"{render_drafts(_notes('none', level, 'answer', rng))} {_helpful(rng)}", "benign")
+        )
+    tasks: dict[str, list[tuple[str, str, str, str]]] = {}
+    for task in _task_frames("train"):
+        tasks.setdefault(task[0].split(":")[0], []).append(task)
     for _ in range(settings.base_tasks):
-        task = rng.choice(tasks)
+        name = rng.choices(list(_TASK_SHARES), list(_TASK_SHARES.values()))[0]
+        _, text, reference, checker = rng.choice(tasks[name])
         notes = _notes("none", "direct", "answer", rng, task=True)
-        reply = f"{render_drafts(notes)} {_solve(task.reference, task.checker, rng)}"
-        rows.append(_chat(task.text, reply, "task"))
+        rows.append(_chat(text, f"{render_drafts(notes)} {_solve(reference, checker, rng)}", "task"))
+    for _ in range(settings.base_phrases):
+        parts = _file("replies")
+        reply = _refusal(rng.choice(LABELS), rng)[0]
+        rows.append(_chat(rng.choice(parts["phrases"]["question"]), reply, "phrases"))
     rng.shuffle(rows)
     return rows
 
@@ -325,4 +349,4 @@ def build(seed: int, settings: BundledSettings) -> Corpus:
     """Return the prompts of all splits, before balancing, and the rows of the base corpus."""
     intents = _intents(seed, settings)
     prompts = [*_act_prompts(intents, seed, settings), *_task_prompts(seed, settings)]
-    return Corpus(prompts=prompts, base=_base_rows(intents, prompts, seed, settings))
+    return Corpus(prompts=prompts, base=_base_rows(intents, seed, settings))
