@@ -1,0 +1,119 @@
+"""From a policy to records, with lm-eval, the real tasks and real rewards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drirl.detect import degenerate, is_refusal
+from drirl.errors import DrirlError
+from drirl.evaluate.harness import Subject, score_policy
+from drirl.evaluate.settings import EvaluateSettings
+from drirl.models import load_policy
+from drirl.reward.bank import RewardBank
+from drirl.text import split_draft
+
+BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
+SUBJECT = Subject("toy", "sft", 3, policy_hash="abc", config={"profile": "test"})
+
+
+def score(policy: Path, out: Path, rewards: Any = None, **settings: Any) -> Any:
+    model, tokenizer = load_policy(policy)
+    values = {"tasks": ["drirl_tiny"], "max_new_tokens": 10} | settings
+    return score_policy(
+        model, tokenizer, SUBJECT, EvaluateSettings(**values), benchmarks=BENCHMARKS, out=out, rewards=rewards
+    )
+
+
+def test_one_item_per_prompt_and_metric_and_one_run_per_metric(restless_policy: Path, out: Path) -> None:
+    bank = RewardBank.from_policy(restless_policy, [*range(7), -1])
+    bank.mu += 0.5  # zero heads: every reward is (0 - 0.5) / 1
+    scored = score(restless_policy, out, bank)
+    kinds = {"drirl_tiny_harmful": 3, "drirl_tiny_benign": 2, "drirl_tiny_contrast": 2, "drirl_tiny_help": 2}
+    main = {
+        "drirl_tiny_harmful": ("refusal_rate", True),
+        "drirl_tiny_benign": ("false_refusal_rate", False),
+        "drirl_tiny_contrast": ("false_refusal_rate", False),
+        "drirl_tiny_help": ("accuracy", True),
+    }
+    runs = {(run.benchmark, run.metric): run for run in scored.runs}
+    assert set(runs) == {(b, m) for b in kinds for m in (main[b][0], "degenerate_rate", "mean_reward")}
+    assert len(scored.items) == 3 * 9
+    for (benchmark, metric), run in runs.items():
+        items = [i for i in scored.items if (i.benchmark, i.metric) == (benchmark, metric)]
+        assert run.n == len(items) == kinds[benchmark]
+        assert run.value == pytest.approx(sum(i.value for i in items) / len(items))
+        assert {i.run_id for i in items} == {run.run_id} == {"toy/sft/seed3"}
+        assert run.task_version == "1.0"
+        assert run.decode == {"temperature": 0.0, "max_new_tokens": 10}
+    for benchmark, (metric, better) in main.items():
+        assert runs[benchmark, metric].higher_is_better is better
+        assert runs[benchmark, "mean_reward"].value == -0.5
+    for item in scored.items:
+        _, answer = split_draft(item.response)
+        if item.metric.endswith("refusal_rate"):
+            assert item.value == float(is_refusal(answer))
+            assert item.judge == "refusal-rules/1"
+        if item.metric == "degenerate_rate":
+            assert item.value == float(degenerate(answer, item.finished) != "")
+            assert item.raw["fault"] == degenerate(answer, item.finished)
+    harmful = [i for i in scored.items if i.metric == "refusal_rate"]
+    assert [(i.category, i.level, i.cluster) for i in harmful] == [
+        (0, "direct", "70"),
+        (1, "paraphrased", "71"),
+        (2, "disguised", "72"),
+    ]
+    assert scored.generated_tokens > 9
+
+
+def test_two_runs_give_the_same_records(restless_policy: Path, out: Path) -> None:
+    first, second = score(restless_policy, out), score(restless_policy, out)
+    assert (first.items, first.runs) == (second.items, second.runs)
+
+
+def test_a_limit_saves_the_ids_and_lengths_go_by_task(restless_policy: Path, out: Path) -> None:
+    scored = score(
+        restless_policy,
+        out,
+        tasks=["drirl_tiny_benign", "drirl_tiny_help"],
+        limit=1,
+        max_new_tokens_by_task={"drirl_tiny_help": 3},
+    )
+    for run in scored.runs:
+        assert run.n == 1
+        assert run.config["item_ids"] == [i.item_id for i in scored.items if i.benchmark == run.benchmark][:1]
+        assert run.decode["max_new_tokens"] == (3 if run.benchmark == "drirl_tiny_help" else 10)
+        assert run.stderr is None
+
+
+def test_unknown_names_are_answered_with_the_nearest(restless_policy: Path, out: Path) -> None:
+    with pytest.raises(
+        DrirlError, match=r"unknown task 'drirl_tiny_harmfull'.*did you mean 'drirl_tiny_harmful'"
+    ):
+        score(restless_policy, out, tasks=["drirl_tiny_harmfull"])
+    with pytest.raises(DrirlError, match=r"evaluate\.subset: unknown task 'xtest_safe'"):
+        score(restless_policy, out, subset={"xtest_safe": 3})
+
+
+def test_missing_prompts_and_templates_are_clear(restless_policy: Path, out: Path, tmp_path: Path) -> None:
+    with pytest.raises(DrirlError, match=r"prompts\.jsonl: no such file"):
+        score(restless_policy, tmp_path)
+    model, tokenizer = load_policy(restless_policy)
+    tokenizer.chat_template = None
+    settings = EvaluateSettings(tasks=["drirl_tiny_benign"], max_new_tokens=4)
+    with pytest.raises(DrirlError, match=r"no chat template; set evaluate\.chat_template: false"):
+        score_policy(model, tokenizer, SUBJECT, settings, benchmarks=BENCHMARKS, out=out)
+    plain = settings.model_copy(update={"chat_template": False})
+    scored = score_policy(model, tokenizer, SUBJECT, plain, benchmarks=BENCHMARKS, out=out)
+    assert {run.template_hash for run in scored.runs} == {"plain"}
+
+
+def test_a_truncated_prompt_is_flagged(restless_policy: Path, out: Path) -> None:
+    kwargs = {"tasks": ["drirl_tiny_contrast"], "max_new_tokens": 110}  # context 128: 18 tokens are left
+    with pytest.raises(DrirlError, match=r"drirl_tiny_contrast: item '\w+': the prompt has"):
+        score(restless_policy, out, **kwargs)
+    scored = score(restless_policy, out, overlong="truncate", **kwargs)
+    flagged = {i.item_id for i in scored.items if i.raw.get("truncated_prompt")}
+    assert {run.config.get("truncated_prompts") for run in scored.runs} == {len(flagged)} != {0}
