@@ -1,0 +1,330 @@
+"""One language-model trunk with a linear reward head per category; a mixed batch is scored in one pass.
+
+Dimension letters: B sequences, T tokens, D width of the trunk, H heads.
+
+The reward reads the chat-formatted prompt and the reply, and takes the trunk's last hidden state. The end
+token is appended only to a reply that ended by itself, so a cut-off reply is another input than a finished
+one. Scores are calibrated: (r - mu) / scale per head (paper section 4, step 8).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModel
+
+from drirl.errors import DrirlError
+from drirl.generate import render
+from drirl.models import load_tokenizer
+from drirl.records import BENIGN, atomic_dir, read_json, write_json
+from drirl.text import split_draft
+
+__all__ = ["ALL", "Head", "RewardBank"]
+
+ALL = "all"
+"""Name of the head of a single reward for every prompt."""
+Head = int | str
+
+
+class RewardBank(nn.Module):
+    """Category rewards on a shared trunk.
+
+    Attributes:
+        heads: names of the heads in column order: categories (0..6, -1 for benign), or ["all"].
+        mu, scale: (H,) calibration; 0 and 1 until :meth:`calibrate`.
+        info: what the bank was made from; JSON-able, saved with it.
+    """
+
+    mu: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        trunk: Any,
+        tokenizer: Any,
+        heads: Sequence[Head],
+        input_mode: str = "answer",
+        info: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if not heads:
+            raise DrirlError("a reward bank needs at least one head")
+        self.trunk = trunk
+        self.tokenizer = tokenizer
+        self.heads: list[Head] = list(heads)
+        self.input_mode = input_mode
+        self.info: dict[str, Any] = dict(info or {})
+        self.head = nn.Linear(int(trunk.config.hidden_size), len(self.heads))
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.register_buffer("mu", torch.zeros(len(self.heads)))
+        self.register_buffer("scale", torch.ones(len(self.heads)))
+
+    # ------------------------------------------------------------------------------------------ construction
+
+    @classmethod
+    def from_policy(
+        cls,
+        path: str | Path,
+        heads: Sequence[Head],
+        *,
+        device: str | torch.device = "cpu",
+        revision: str | None = None,
+        input_mode: str = "answer",
+    ) -> RewardBank:
+        """Copy the trunk of a policy and put zero heads on it: every score starts at 0.
+
+        Raises:
+            DrirlError: ``path`` is not a transformers model with safetensors weights.
+        """
+        tokenizer = load_tokenizer(path, revision)
+        trunk = _load_trunk(path, revision)
+        info = {"base": Path(path).name if Path(path).is_dir() else str(path), "revision": revision}
+        return cls(trunk, tokenizer, heads, input_mode, info).to(device).eval()
+
+    def save(self, path: Path) -> None:
+        """Write the bank as a folder: a transformers trunk, ``heads.safetensors``, ``bank.json``. Atomic."""
+        with atomic_dir(Path(path)) as folder:
+            self.trunk.save_pretrained(folder, safe_serialization=True)
+            self.tokenizer.save_pretrained(folder)
+            tensors = {
+                "weight": self.head.weight.detach(),
+                "bias": self.head.bias.detach(),
+                "mu": self.mu,
+                "scale": self.scale,
+            }
+            save_file(
+                {name: t.cpu().contiguous() for name, t in tensors.items()}, folder / "heads.safetensors"
+            )
+            write_json(
+                folder / "bank.json", {"heads": self.heads, "input_mode": self.input_mode, "info": self.info}
+            )
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> RewardBank:
+        """Read a folder written by :meth:`save`.
+
+        Raises:
+            DrirlError: the folder is missing, incomplete, or its heads do not fit its trunk.
+        """
+        folder = Path(path)
+        for name in ("bank.json", "heads.safetensors", "config.json"):
+            if not (folder / name).is_file():
+                raise DrirlError(f"{folder} is not a reward bank: {name} is missing; run the stage 'reward'")
+        values = read_json(folder / "bank.json")
+        tensors = load_file(folder / "heads.safetensors")
+        bank = cls(
+            _load_trunk(folder, None),
+            load_tokenizer(folder),
+            values["heads"],
+            values["input_mode"],
+            values["info"],
+        )
+        if tensors["weight"].shape != bank.head.weight.shape:
+            found, expected = tuple(tensors["weight"].shape), tuple(bank.head.weight.shape)
+            raise DrirlError(f"{folder}/heads.safetensors: weight is {found}, this trunk needs {expected}")
+        with torch.no_grad():
+            bank.head.weight.copy_(tensors["weight"])
+            bank.head.bias.copy_(tensors["bias"])
+            bank.mu.copy_(tensors["mu"])
+            bank.scale.copy_(tensors["scale"])
+        return bank.to(device).eval()
+
+    def snapshot(self) -> RewardBank:
+        """Return an independent copy that shares only the tokenizer."""
+        twin = RewardBank(copy.deepcopy(self.trunk), self.tokenizer, self.heads, self.input_mode, self.info)
+        twin.load_state_dict(self.state_dict())
+        return twin.to(self.device).eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.head.weight.device
+
+    # ------------------------------------------------------------------------------------------------ tokens
+
+    @property
+    def context(self) -> int:
+        """Longest sequence the trunk takes, tokens."""
+        return int(self.trunk.config.max_position_embeddings)
+
+    def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Tokenize chat-formatted prompts, ending where the reply starts; B lists of ids.
+
+        Raises:
+            DrirlError: a prompt that leaves no room for a reply in the context.
+        """
+        if not prompts:
+            return []
+        ids: list[list[int]] = self.tokenizer(render(self.tokenizer, prompts), add_special_tokens=False)[
+            "input_ids"
+        ]
+        for text, row in zip(prompts, ids):
+            if len(row) > self.context - 2:
+                raise DrirlError(
+                    f"a prompt has {len(row)} tokens, the context is {self.context}: '{text[:40]}...'; "
+                    "shorten it or use a model with a longer context"
+                )
+        return ids
+
+    def reply_ids(self, replies: Sequence[str], finished: Sequence[bool]) -> list[list[int]]:
+        """Tokenize replies; the end token is appended only where ``finished``. B lists of ids, none empty."""
+        if not replies:
+            return []
+        end = int(self.tokenizer.eos_token_id)
+        ids = self.tokenizer(list(replies), add_special_tokens=False)["input_ids"]
+        return [[*row, end] if done else row for row, done in zip(ids, finished)]
+
+    def join(self, prompt: list[int], reply: list[int]) -> list[int]:
+        """Put a prompt and a reply together; one over the context loses its tail, and so its end token."""
+        return (prompt + reply)[: self.context]
+
+    # ----------------------------------------------------------------------------------------------- scoring
+
+    def forward(self, sequences: Sequence[list[int]]) -> Tensor:
+        """Return raw (uncalibrated) rewards of every head, (B, H).
+
+        Sequences are padded on the right; attention is causal, so padding never reaches the last real token.
+        """
+        lengths = torch.tensor([len(row) for row in sequences], device=self.device)  # (B,)
+        width = int(lengths.max())
+        pad = int(self.tokenizer.pad_token_id)
+        ids = torch.tensor(
+            [row + [pad] * (width - len(row)) for row in sequences], device=self.device
+        )  # (B, T)
+        hidden = self.trunk(input_ids=ids, use_cache=False).last_hidden_state  # (B, T, D)
+        last = hidden[torch.arange(len(sequences), device=self.device), lengths - 1]  # (B, D)
+        return self.head(last.to(self.head.weight.dtype))  # (B, H)
+
+    def columns(self, categories: Sequence[int]) -> Tensor:
+        """Return the head column of each category, (B,); a bank with the single head "all" gives zeros.
+
+        Raises:
+            DrirlError: a category without a head.
+        """
+        if self.heads == [ALL]:
+            return torch.zeros(len(categories), dtype=torch.long, device=self.device)
+        where = {head: i for i, head in enumerate(self.heads)}
+        for category in categories:
+            if category not in where:
+                known = ", ".join(str(head) for head in self.heads)
+                raise DrirlError(f"no reward head for category {category}; this bank has {known}")
+        return torch.tensor([where[c] for c in categories], dtype=torch.long, device=self.device)
+
+    @torch.no_grad()
+    def raw_all(self, sequences: Sequence[list[int]], batch_size: int = 128) -> Tensor:
+        """Return raw rewards of every head for many sequences, (B, H), in batches of similar length."""
+        was_training = self.training
+        self.eval()
+        order = sorted(range(len(sequences)), key=lambda i: (len(sequences[i]), i))
+        out = torch.zeros(len(sequences), len(self.heads))
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            out[rows] = self([sequences[i] for i in rows]).float().cpu()
+        self.train(was_training)
+        return out
+
+    def score_all(
+        self, prompts: Sequence[str], answers: Sequence[str], finished: Sequence[bool], batch_size: int = 128
+    ) -> Tensor:
+        """Return calibrated rewards of every head, (B, H) float32 on the CPU; see :meth:`score`."""
+        if not prompts:
+            raise DrirlError("nothing to score: expected at least one prompt with a reply")
+        if not len(prompts) == len(answers) == len(finished):
+            raise DrirlError(
+                f"expected as many replies and end marks as prompts; found {len(prompts)} prompts, "
+                f"{len(answers)} replies, {len(finished)} end marks"
+            )
+        unique = sorted(set(prompts))
+        known = dict(zip(unique, self.prompt_ids(unique)))
+        replies = self.reply_ids(answers, finished)
+        sequences = [self.join(known[p], r) for p, r in zip(prompts, replies)]
+        scores = (self.raw_all(sequences, batch_size) - self.mu.cpu()) / self.scale.cpu()
+        if not torch.isfinite(scores).all():
+            row, column = (~torch.isfinite(scores)).nonzero()[0].tolist()
+            raise DrirlError(
+                f"the reward of head {self.heads[column]} is not finite for the reply '{answers[row][:40]}'; "
+                "the bank's weights are damaged or its training diverged (lower reward.lr)"
+            )
+        return scores
+
+    def score(
+        self,
+        prompts: Sequence[str],
+        answers: Sequence[str],
+        finished: Sequence[bool],
+        categories: Sequence[int],
+        batch_size: int = 128,
+    ) -> Tensor:
+        """Return the calibrated reward of each reply under its prompt's category.
+
+        Args:
+            prompts: B user messages, plain text.
+            answers: B replies in the bank's input mode (without the draft if ``answer``).
+            finished: B; whether the completion ended with the end token.
+            categories: B; 0..6, or -1 for a benign prompt. A bank with the single head "all" ignores them.
+        Returns:
+            (B,) float32 on the CPU, in standard deviations of the calibration set; always finite.
+        Raises:
+            DrirlError: nothing to score, lengths that differ, a category without a head, a score that is
+            not finite.
+        """
+        if len(categories) != len(prompts):
+            raise DrirlError(f"expected one category per prompt; found {len(categories)} for {len(prompts)}")
+        columns = self.columns(categories).cpu()
+        return self.score_all(prompts, answers, finished, batch_size)[torch.arange(len(columns)), columns]
+
+    def score_completions(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        finished: Sequence[bool],
+        categories: Sequence[int],
+        batch_size: int = 128,
+    ) -> Tensor:
+        """As :meth:`score`, from whole completions: in the mode ``answer`` the draft is cut off first."""
+        answers = (
+            [split_draft(text)[1] for text in completions] if self.input_mode == "answer" else completions
+        )
+        return self.score(prompts, answers, finished, categories, batch_size)
+
+    # ------------------------------------------------------------------------------------------- calibration
+
+    def calibrate(self, raw: Tensor, columns: Tensor) -> None:
+        """Set mu and scale of each head to the mean and standard deviation of its own rows.
+
+        Args:
+            raw: (B, H) raw rewards of the calibration replies (demonstrations and samples of the val
+            split). columns: (B,) head column each row belongs to. A head without rows, or whose rows do not
+            vary, keeps
+                scale 1.
+        Source: paper section 4, step 8.
+        """
+        for h in range(len(self.heads)):
+            values = raw[columns == h, h].double()
+            if len(values) == 0:
+                continue
+            self.mu[h] = values.mean()
+            spread = float(values.std(unbiased=False))
+            self.scale[h] = spread if spread > 1e-6 else 1.0
+
+
+def _load_trunk(path: str | Path, revision: str | None) -> Any:
+    try:
+        return AutoModel.from_pretrained(
+            str(path), revision=revision, dtype=torch.float32, use_safetensors=True
+        )
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        raise DrirlError(f"'{path}' is not a folder or hub id of a language model: {reason}") from None
+
+
+def head_names(single: bool, categories: Sequence[int]) -> list[Head]:
+    """Return ["all"] or the sorted categories, the benign one (-1) first."""
+    return [ALL] if single else sorted({*categories, BENIGN})
