@@ -30,7 +30,8 @@ class RawPrompt:
 
     ``category`` is 0..6, ``BENIGN`` (-1), or ``UNLABELLED`` (-2) until it is classified. ``split`` is
     empty when it is decided by cluster, else train, val or test. ``demo`` is a demonstration that came
-    with the prompt, or None when the writer has to make one.
+    with the prompt, or None when the writer has to make one. ``answers`` are labelled replies of the
+    source, best first; the writer ``human`` takes them before the grammar.
     """
 
     text: str
@@ -51,6 +52,7 @@ class RawPrompt:
     category_origin: str = "mapped"
     synthetic: bool = False
     demo: RawDemo | None = None
+    answers: tuple[RawDemo, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -131,6 +131,11 @@ class Encoder:
         self.dimension: int = model.get_embedding_dimension()
         self.window: int | None = model.max_seq_length
 
+    @property
+    def model(self) -> Any:
+        """The ``SentenceTransformer`` itself, for bulk work whose batches are the same in every run."""
+        return self._model
+
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Return the (n, d) float32 vectors of ``texts``, L2-normalised (a zero vector stays zero).
 

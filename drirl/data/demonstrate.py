@@ -1,0 +1,166 @@
+"""Demonstrations in Chain-of-Draft form: writers, filters and retries (paper section 3)."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from drirl.data import grammar
+from drirl.data.check import is_correct
+from drirl.data.normalise import ngrams, normalise_text, words
+from drirl.data.raw import RawDemo, RawPrompt
+from drirl.data.settings import DemoSettings
+from drirl.detect import is_refusal
+from drirl.errors import DrirlError, nearest
+from drirl.records import Demo, Prompt
+from drirl.text import SEPARATOR, split_draft
+
+__all__ = ["WRITERS", "Demonstrator", "Writer", "apply_filters", "copied_share", "full_text"]
+
+Writer = Callable[[Prompt, RawPrompt, int, int], RawDemo | None]
+"""(prompt, collected prompt, seed, attempt) -> a draft of a demonstration; None: nothing more to offer."""
+
+COPY_N = 8
+"""Words of the n-grams that copying from the prompt is measured by."""
+
+_STEP = re.compile(
+    r"^\s*(?:step\s+\d+|\(?\d{1,2}[.):]\s|[-*•]\s)|\bstep\s+(?:\d|one|two)\b|\bfirst(?:ly)?,.*\b(?:second(?:ly)?|then|next),",
+    re.IGNORECASE | re.MULTILINE,
+)
+_SENTENCE = re.compile(r"(?<=[.!?])\s+")
+_CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+
+
+def write_grammar(prompt: Prompt, raw: RawPrompt, seed: int, attempt: int) -> RawDemo | None:
+    """Writer ``grammar``: the demonstration that came with the prompt first, then the bundled grammar's."""
+    if raw.demo is not None:
+        if attempt == 0:
+            return raw.demo
+        attempt -= 1
+    return grammar.demonstrate(prompt, seed, attempt)
+
+
+def write_human(prompt: Prompt, raw: RawPrompt, seed: int, attempt: int) -> RawDemo | None:
+    """Writer ``human``: replies of the source, best first; the grammar where it has none."""
+    if raw.answers:
+        return raw.answers[attempt] if attempt < len(raw.answers) else None
+    return write_grammar(prompt, raw, seed, attempt)
+
+
+WRITERS: dict[str, Writer] = {"grammar": write_grammar, "human": write_human}
+"""Who writes demonstrations, by ``data.writer``; a model-backed writer is one more entry."""
+
+
+def full_text(drafts: Sequence[str], answer: str) -> str:
+    """Return drafts, separator and reply as one completion."""
+    return f"{grammar.render_drafts(list(drafts))} {answer}"
+
+
+def copied_share(reply: str, prompt: str, n: int = COPY_N) -> float:
+    """Return the share of the reply's n-grams that are in the prompt; 0 for a reply shorter than n words."""
+    tokens = words(reply)
+    if len(tokens) < n:
+        return 0.0
+    grams = ngrams(tokens, n)
+    return len(grams & ngrams(words(prompt), n)) / len(grams)
+
+
+def apply_filters(prompt: Prompt, draft: RawDemo, settings: DemoSettings) -> dict[str, bool]:
+    """Return what each filter says; a demonstration is kept if all are true.
+
+    ``drafts``: as many notes as asked for, none empty or too long, and the parts can be split again;
+    ``length``: words of the reply within bounds (the lower one for harmful prompts only);
+    ``copy``: not too much of the prompt; ``language``: no CJK characters in an English reply;
+    harmful prompts: ``refusal`` (the detector is positive) and ``no_steps`` (no enumerated instructions);
+    benign ones: ``helpful`` (it is negative); tasks: ``correct`` (the checker agrees).
+    """
+    reply, count = draft.answer, len(words(draft.answer))
+    text = full_text(draft.drafts, reply)
+    filters = {
+        "drafts": len(draft.drafts) == settings.notes
+        and all(0 < len(words(note)) <= settings.note_words for note in draft.drafts)
+        and split_draft(text) == (text.partition(f" {SEPARATOR}")[0], reply.strip())
+        and SEPARATOR not in reply,
+        "length": 0 < count <= settings.reply_max_words,
+        "copy": copied_share(reply, prompt.text) <= settings.max_copy,
+        "language": prompt.lang != "en" or _CJK.search(reply) is None,
+    }
+    if prompt.kind == "harmful":
+        filters["length"] = filters["length"] and count >= settings.reply_min_words
+        filters["refusal"] = is_refusal(reply)
+        filters["no_steps"] = _STEP.search(reply) is None
+    else:
+        filters["helpful"] = not is_refusal(reply)
+        if prompt.checker:
+            filters["correct"] = is_correct(prompt, reply)
+    return filters
+
+
+def trim_reply(reply: str, limit: int) -> str:
+    """Return the leading whole sentences of ``reply`` that fit in ``limit`` words (at least one sentence)."""
+    kept: list[str] = []
+    for sentence in _SENTENCE.split(" ".join(reply.split())):
+        if kept and len(words(" ".join([*kept, sentence]))) > limit:
+            break
+        kept.append(sentence)
+    return " ".join(kept)
+
+
+class Demonstrator:
+    """Writes one demonstration per prompt and counts what the filters did.
+
+    Attributes:
+        tried: drafts written; accepted: drafts kept; failed: filter name -> drafts it turned down;
+        rejected_by_template: ``generator/template`` -> drafts turned down.
+    """
+
+    def __init__(self, writer: str, settings: DemoSettings, seed: int) -> None:
+        if writer not in WRITERS:
+            raise DrirlError(f"data.writer: unknown writer '{writer}'; {nearest(writer, WRITERS)}")
+        self.writer = WRITERS[writer]
+        self.settings = settings
+        self.seed = seed
+        self.tried = 0
+        self.accepted = 0
+        self.failed: Counter[str] = Counter()
+        self.rejected_by_template: Counter[str] = Counter()
+
+    def write(self, prompt: Prompt, raw: RawPrompt) -> Demo | None:
+        """Return a demonstration that passes every filter, or None after ``retries`` further tries."""
+        for attempt in range(self.settings.retries + 1):
+            draft = self.writer(prompt, raw, self.seed, attempt)
+            if draft is None:
+                break
+            draft = self._tidy(draft)
+            self.tried += 1
+            filters = apply_filters(prompt, draft, self.settings)
+            if all(filters.values()):
+                self.accepted += 1
+                return self._record(prompt, draft, filters)
+            self.failed.update(name for name, passed in filters.items() if not passed)
+            self.rejected_by_template[f"{draft.generator}/{draft.template_id}"] += 1
+        return None
+
+    def _tidy(self, draft: RawDemo) -> RawDemo:
+        answer, template = normalise_text(draft.answer), draft.template_id
+        if self.settings.trim and len(words(answer)) > self.settings.reply_max_words:
+            answer, template = trim_reply(answer, self.settings.reply_max_words), f"{template}-trimmed"
+        return RawDemo(list(draft.drafts), answer, draft.verdict, draft.generator, template)
+
+    def _record(self, prompt: Prompt, draft: RawDemo, filters: dict[str, bool]) -> Demo:
+        return Demo(
+            demo_id=f"demo-{prompt.prompt_id}",
+            prompt_id=prompt.prompt_id,
+            category=prompt.category,
+            drafts=draft.drafts,
+            answer=draft.answer,
+            full_text=full_text(draft.drafts, draft.answer),
+            verdict=draft.verdict,
+            generator=draft.generator,
+            template_id=draft.template_id,
+            n_tok_draft=sum(len(words(note)) for note in draft.drafts),
+            n_tok_answer=len(words(draft.answer)),
+            filters=filters,
+            seed=self.seed,
+        )
