@@ -119,6 +119,9 @@ _REFUSAL_PARTS = [
     r"\b(?:this|that|it|it's|that's|which)(?: is|'s)? (?:off|out of) (?:the table|limits|bounds|"
     r"the question)\b",
     r"\b(?:off|out of) (?:the table|limits|bounds|the question) for (?:me|us)\b",
+    r"\b(?:something|anything|a (?:thing|request|task|line|job)|what) (?:that )?(?:i|we) "
+    r"(?:really |simply |just )?(?:can ?not|can't|won't|will not|refuse|decline|don't do|do not do)\b"
+    r"(?! (?:live|wait|stop|forget|explain|get enough))(?![^.!?]* enough\b)",
     r"\b(?:goes|is|are|be|runs|would go|go) against (?:my|our|"
     r"the) (?:\w+ )?(?:\w+ )?(?:programming|guidelines|"
     r"principles|values|polic\w+|rules|purpose|ethic\w*|use|usage|content|code)",
