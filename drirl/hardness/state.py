@@ -210,7 +210,7 @@ class Hardness:
             row["alpha_D"], row["alpha_M"] = _mean(d_prompt[rows]), _mean(m_prompt[rows])
             row["alpha"], row["alpha_raw"] = _mean(alpha[rows]), _mean(raw[rows])
             row["skipped_share"] = _mean(skip[prompts == category].double())
-            row["empty_share"] = _mean(empty[prompts == category].double())
+            row["empty_share"] = _mean(empty[prompts == category].double().flatten())
         if update:
             self.delta_means, self.gap_means = new_delta, new_gap
             self.step += 1
@@ -243,7 +243,7 @@ class Hardness:
         demonstrations: Sequence[str | None],
         gaps: Tensor,
     ) -> None:
-        """Set the running means to the means of this sample, usually many completions of the reference policy.
+        """Set the running means to the means of this sample, usually from the reference policy.
 
         Meant for ``frozen``; without it the category's first training batch, still sampled from the
         reference policy, sets the frozen mean. Arguments as in a call; any number of prompts.

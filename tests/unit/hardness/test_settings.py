@@ -1,0 +1,51 @@
+"""Defaults are the default reading; contradictory options are errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from drirl.hardness.settings import HardnessSettings
+
+
+def test_default_reading() -> None:
+    s = HardnessSettings()
+    assert (s.similarity, s.direction, s.combine, s.control) == (
+        "sub_sentences",
+        "gen_to_demo",
+        "product",
+        "none",
+    )
+    assert (s.mask, s.mask_share, s.gamma, s.delta_mean, s.gap_mean, s.gap_update) == (
+        "quantile",
+        0.2,
+        0.9,
+        "on",
+        "on",
+        "unfiltered",
+    )
+    assert (s.clamp_low, s.clamp_high, s.min_words, s.max_pieces) == (0.25, 4.0, 3, 16)
+    assert [s.per_completion, s.recentre, s.drop_masked] == [False] * 3
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"similarity": "simple_cosine", "direction": "symmetric"}, "no direction"),
+        ({"combine": "weighted_sum"}, "'weight'"),
+        ({"weight": 0.5}, "'weight'"),
+        ({"mask": "fixed"}, "'tau'"),
+        ({"tau": 1.0}, "'tau'"),
+        ({"recentre": True}, "per_completion"),
+        ({"combine": "off", "control": "shuffled"}, "alpha = 1"),
+        ({"gap_mean": "frozen", "gap_update": "filtered"}, "gap_mean: on"),
+        ({"lambda": 0.5}, "Extra inputs"),
+        ({"clamp_low": 1.5}, "less than or equal to 1"),
+        ({"gamma": 1.0}, "less than 1"),
+    ],
+)
+def test_contradictions_are_refused(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        HardnessSettings(**values)
