@@ -14,11 +14,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drirl.compare.names import ALL, CATEGORIES, POOLED, TRAINING, UNTRAINED, category_name
+from drirl.compare.names import ALL, CATEGORIES, POOLED, UNTRAINED, category_name
 from drirl.errors import DrirlError, nearest
 from drirl.records import EvalItem, RunRecord, read_json, read_jsonl
 
-__all__ = ["Item", "Key", "Records", "Scores", "collect", "pool", "select", "slices", "trace"]
+__all__ = [
+    "Item",
+    "Key",
+    "Records",
+    "Scores",
+    "collect",
+    "has",
+    "parse_metric",
+    "pool",
+    "select",
+    "slices",
+]
 
 Key = tuple[str, str]
 """(benchmark, metric)."""
@@ -220,7 +231,7 @@ def _check_seeds(
         return
     if found != sorted(seeds):
         raise DrirlError(
-            f"{folder}: seeds {found}, expected {sorted(seeds)} (run.seeds): averages over other seeds do not "
+            f"{folder}: seeds {found}, expected {sorted(seeds)} (run.seeds): averages over others do not "
             "compare; rerun this cell or pass --allow-uneven"
         )
 
@@ -284,7 +295,8 @@ def parse_metric(metric: str) -> tuple[str, str | None, str]:
     return match["name"], match["field"], match["value"] or ""
 
 
-def _has(item: Item | EvalItem, by: str, wanted: str) -> bool:
+def has(item: Item | EvalItem, by: str, wanted: str) -> bool:
+    """Return whether the level, category (by name) or novelty of a prompt is ``wanted``."""
     if by == "category":
         return category_name(item.category) == wanted
     return bool(getattr(item, by) == wanted)
@@ -292,7 +304,7 @@ def _has(item: Item | EvalItem, by: str, wanted: str) -> bool:
 
 def select(scores: Scores, by: str, wanted: str) -> Scores | None:
     """Return the prompts whose ``by`` (level, category, novelty) is ``wanted``; None if there are none."""
-    keep = [number for number, item in enumerate(scores.items) if _has(item, by, wanted)]
+    keep = [number for number, item in enumerate(scores.items) if has(item, by, wanted)]
     if not keep:
         return None
     return Scores(
@@ -315,7 +327,7 @@ def slices(scores: Scores) -> list[Scores]:
     parts: list[Scores] = []
     for by in SLICED_BY:
         if by == "category":
-            names = [name for name in CATEGORIES if any(_has(item, by, name) for item in scores.items)]
+            names = [name for name in CATEGORIES if any(has(item, by, name) for item in scores.items)]
         else:
             found = {getattr(item, by) for item in scores.items} - {""}
             order = {level: number for number, level in enumerate(_LEVELS)}
@@ -341,35 +353,3 @@ def _read_counts(folder: Path) -> dict[str, list[float]]:
             if value is not None:
                 counts.setdefault(name, []).append(float(value))
     return counts
-
-
-def trace(out: Path, model: str, method: str, benchmark: str, metric: str) -> list[EvalItem]:
-    """Return the per-prompt records behind one row of ``comparison.csv``, by prompt and seed.
-
-    Raises:
-        DrirlError: no such cell, benchmark, metric or slice; the known ones are named.
-    """
-    folder = Path(out) / "evaluate" / model / method
-    name, by, wanted = parse_metric(metric)
-    if benchmark == TRAINING:
-        raise DrirlError(
-            f"'{TRAINING}' counts have no prompts; they are in out/align/{model}/{method}/seed*/run.json"
-        )
-    if not folder.is_dir():
-        raise DrirlError(f"{folder}: no records of {model}/{method}; run 'dvc repro' or check the two names")
-    items = read_jsonl(folder / "items.jsonl", EvalItem)
-    known = sorted({item.benchmark for item in items})
-    if benchmark != ALL and benchmark not in known:
-        raise DrirlError(f"--benchmark: no records of '{benchmark}'; {nearest(benchmark, [*known, ALL])}")
-    if benchmark != ALL:
-        items = [item for item in items if item.benchmark == benchmark]
-    metrics = {item.metric for item in items}
-    if name not in metrics:
-        raise DrirlError(f"--metric: {benchmark} has no '{name}'; {nearest(name, metrics)}")
-    items = [item for item in items if item.metric == name]
-    if by is not None:
-        values = {category_name(item.category) if by == "category" else getattr(item, by) for item in items}
-        items = [item for item in items if _has(item, by, wanted)]
-        if not items:
-            raise DrirlError(f"--metric: no {by} '{wanted}' in {benchmark}; {nearest(wanted, values - {''})}")
-    return sorted(items, key=lambda item: (item.benchmark, item.item_id, item.seed))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 from drirl.data import taxonomy
 
-__all__ = ["ALL", "CATEGORIES", "TRAINING", "UNTRAINED", "category_name", "escape"]
+__all__ = ["ALL", "CATEGORIES", "TRAINING", "UNTRAINED", "category_name", "code", "escape"]
 
 CATEGORIES: tuple[str, ...] = tuple(category.name for category in taxonomy.CATEGORIES)
 """Names of the harm categories; the position is the number in the records."""
@@ -21,8 +23,6 @@ TRAINING = "training"
 UNTRAINED = frozenset({"base"})
 """Methods that are one fixed policy, hence one seed."""
 
-_SPECIAL = "\\`*_{}[]<>#+!|~$&"
-
 
 def category_name(number: int) -> str:
     """Return the name of category 0..6; an empty text for benign prompts."""
@@ -31,6 +31,17 @@ def category_name(number: int) -> str:
 
 def escape(text: str) -> str:
     """Make untrusted text inert in a Markdown table cell: one line, no markup, no HTML."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
-    entities = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|"}
-    return "".join(entities.get(c, f"\\{c}" if c in _SPECIAL else c) for c in line)
+    line = re.sub(r"([\\`*{}\[\]|~$])", r"\\\1", _one_line(text))
+    line = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", line)
+    line = re.sub(r"^([#+-])", r"\\\1", line)
+    line = re.sub(r"&(?=#?\w+;)", "&amp;", line)
+    return line.replace("<", "&lt;").replace(">", "&gt;")
+
+
+def code(text: str) -> str:
+    """Show untrusted text as code in a Markdown table cell; what would end the code is left out."""
+    return f"`{_one_line(text).replace('`', '').replace('|', '')}`"
+
+
+def _one_line(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())

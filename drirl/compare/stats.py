@@ -111,6 +111,10 @@ class Bootstrap:
     confidence: float = 0.95
     _weights: dict[tuple[str, ...], Array] = field(default_factory=dict, repr=False, compare=False)
 
+    _seeds: dict[tuple[str, int], tuple[Array, Array]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+
     def interval(self, values: Array, clusters: Sequence[str], *, key: str, rate: bool = True) -> Estimate:
         """Return the mean of ``values`` with its interval.
 
@@ -213,18 +217,26 @@ class Bootstrap:
 
     def _seed_part(self, means: Sequence[_Means], clusters: int, keys: Sequence[str]) -> Array:
         """Return deviations due to the seeds of one policy or of a difference of two, (R, B)."""
-        shape = (_SEED_DRAWS, self.draws)
         trained = [one for one in means if len(one.seen) > 1]
         freedom = sum(len(one.seen) - 1 for one in trained)
         if freedom == 0:
-            return np.zeros(shape)
-        generator = np.random.default_rng([self.seed, zlib.crc32("\n".join(keys).encode())])
-        normal = generator.standard_normal(shape)
-        chi_square = generator.chisquare(freedom, shape)
+            return np.zeros((1, self.draws))
+        normal, chi_square = self._seed_draws("\n".join(keys), freedom)
         squares = sum((len(one.seen) - 1) * one.between_seeds for one in trained)
         explained = sum((len(one.seen) - 1) * one.explained(clusters) for one in trained) / freedom
         variance = (squares / chi_square - explained).clip(min=0)  # of one seed
         return np.asarray(normal * np.sqrt(variance * sum(1 / len(one.seen) for one in trained)))
+
+    def _seed_draws(self, key: str, freedom: int) -> tuple[Array, Array]:
+        """Return standard normal and chi-square draws, (R, B) each, the same for every metric of a key."""
+        if (key, freedom) not in self._seeds:
+            generator = np.random.default_rng([self.seed, zlib.crc32(key.encode())])
+            shape = (_SEED_DRAWS, self.draws)
+            self._seeds[key, freedom] = (
+                generator.standard_normal(shape),
+                generator.chisquare(freedom, shape),
+            )
+        return self._seeds[key, freedom]
 
     def _wilson(self, means: _Means, value: float, n: int, clusters: int) -> tuple[float, float]:
         """Return Wilson's interval for as many independent prompts as the clustered ones are worth."""

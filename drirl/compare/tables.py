@@ -1,0 +1,270 @@
+"""Rows of ``comparison.csv`` and of the paired differences; every row leads back to per-prompt records."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from drirl.compare.collect import Records, Scores, slices
+from drirl.compare.names import TRAINING
+from drirl.compare.published import Published
+from drirl.compare.stats import Bootstrap, Estimate
+from drirl.records import atomic_write
+
+__all__ = ["COLUMNS", "DIFFERENCE_COLUMNS", "Analysis", "Difference", "Row", "number", "write_csv"]
+
+COLUMNS = (
+    "model",
+    "method",
+    "benchmark",
+    "metric",
+    "higher_is_better",
+    "value",
+    "ci_low",
+    "ci_high",
+    "n",
+    "seeds",
+    "published",
+    "published_source",
+)
+
+DIFFERENCE_COLUMNS = (
+    "model",
+    "method",
+    "reference",
+    "benchmark",
+    "metric",
+    "higher_is_better",
+    "difference",
+    "ci_low",
+    "ci_high",
+    "n",
+    "intents",
+)
+
+COUNTS = ("updates", "generated_tokens", "trained_tokens")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cell of the comparison; ``value`` is None where it is missing."""
+
+    model: str
+    method: str
+    benchmark: str
+    metric: str
+    higher_is_better: bool
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int | None
+    seeds: int | None
+    clusters: int | None = None
+    published: float | None = None
+    published_source: str = ""
+
+    def cells(self) -> list[str]:
+        """Return the texts of one line of comparison.csv."""
+        return [
+            self.model,
+            self.method,
+            self.benchmark,
+            self.metric,
+            "true" if self.higher_is_better else "false",
+            number(self.value),
+            number(self.low),
+            number(self.high),
+            "" if self.n is None else str(self.n),
+            "" if self.seeds is None else str(self.seeds),
+            number(self.published),
+            self.published_source,
+        ]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One method minus the reference on the same prompts; ``estimate`` is None where a cell is missing."""
+
+    model: str
+    method: str
+    reference: str
+    benchmark: str
+    metric: str
+    higher_is_better: bool
+    estimate: Estimate | None
+
+    def cells(self) -> list[str]:
+        """Return the texts of one line of differences.csv."""
+        estimate = self.estimate
+        return [
+            self.model,
+            self.method,
+            self.reference,
+            self.benchmark,
+            self.metric,
+            "true" if self.higher_is_better else "false",
+            number(estimate.value if estimate else None),
+            number(estimate.low if estimate else None),
+            number(estimate.high if estimate else None),
+            str(estimate.n) if estimate else "",
+            str(estimate.clusters) if estimate else "",
+        ]
+
+
+class Analysis:
+    """Rows and differences of a set of records, each computed once.
+
+    Args:
+        records: what was collected.
+        bootstrap: draws the intervals.
+        published: look-up of published values.
+    """
+
+    def __init__(self, records: Records, bootstrap: Bootstrap, published: Published) -> None:
+        self.records = records
+        self.bootstrap = bootstrap
+        self.published = published
+        self._rates = self._find_rates()
+        self._rows: dict[tuple[str, str, str, str], Row] = {}
+        self._differences: dict[tuple[str, str, str, str, str], Difference] = {}
+        self._directions: dict[tuple[str, str], bool] = {}
+        for row in self._build():
+            self._rows[row.model, row.method, row.benchmark, row.metric] = row
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows, by model, method, benchmark and metric in the order of the tables."""
+        return list(self._rows.values())
+
+    def row(self, model: str, method: str, benchmark: str, metric: str) -> Row | None:
+        """Return one row; None if no policy has this metric."""
+        return self._rows.get((model, method, benchmark, metric))
+
+    def is_rate(self, benchmark: str, metric: str) -> bool:
+        """Return whether all scores of this metric lie in 0..1, so that its intervals do."""
+        return self._rates.get((benchmark, metric.partition("[")[0]), False)
+
+    def difference(
+        self, model: str, method: str, reference: str, benchmark: str, metric: str
+    ) -> Difference | None:
+        """Return method minus reference; None if no policy has this metric."""
+        key = (model, method, reference, benchmark, metric)
+        if key not in self._differences:
+            row = self.row(model, method, benchmark, metric)
+            if row is None:
+                return None
+            estimate = self._difference(model, method, reference, benchmark, metric)
+            self._differences[key] = Difference(*key, row.higher_is_better, estimate)
+        return self._differences[key]
+
+    def differences(self, reference: str) -> list[Difference]:
+        """Return every method minus ``reference`` on every metric of completions."""
+        found = []
+        for row in self.rows:
+            if row.method != reference and row.benchmark != TRAINING:
+                difference = self.difference(row.model, row.method, reference, row.benchmark, row.metric)
+                if difference is not None:
+                    found.append(difference)
+        return found
+
+    def _difference(
+        self, model: str, method: str, reference: str, benchmark: str, metric: str
+    ) -> Estimate | None:
+        first = self.records.get(model, method, benchmark, metric)
+        second = self.records.get(model, reference, benchmark, metric)
+        if first is None or second is None:
+            return None
+        place = {item.item_id: index for index, item in enumerate(second.items)}
+        pairs = [
+            (index, place[item.item_id]) for index, item in enumerate(first.items) if item.item_id in place
+        ]
+        values = first.values[[mine for mine, _ in pairs]]
+        others = second.values[[theirs for _, theirs in pairs]]
+        both = ~np.isnan(values).all(1) & ~np.isnan(others).all(1)
+        if not both.any() or np.isnan(values[both]).all(0).any() or np.isnan(others[both]).all(0).any():
+            return None
+        return self.bootstrap.difference(
+            values,
+            others,
+            [first.items[mine].cluster for mine, _ in pairs],
+            keys=(f"{model}/{method}", f"{model}/{reference}"),
+            rate=self.is_rate(benchmark, metric),
+        )
+
+    def _find_rates(self) -> dict[tuple[str, str], bool]:
+        rates: dict[tuple[str, str], bool] = {}
+        for cell in self.records.cells.values():
+            for key, scores in cell.items():
+                seen = scores.values[~np.isnan(scores.values)]
+                inside = bool(((seen >= 0) & (seen <= 1)).all())
+                rates[key] = rates.get(key, True) and inside
+        return rates
+
+    def _build(self) -> Iterable[Row]:
+        layout: dict[tuple[str, str], bool] = {}
+        for key in self.records.keys():
+            for cell in self.records.cells.values():
+                if key in cell:
+                    whole = cell[key]
+                    for scores in [whole, *slices(whole)]:
+                        layout.setdefault((scores.benchmark, scores.metric), scores.higher_is_better)
+        counted = [name for name in COUNTS if any(name in found for found in self.records.counts.values())]
+        for model in self.records.models:
+            for method in self.records.methods:
+                for (benchmark, metric), higher in layout.items():
+                    yield self._row(model, method, benchmark, metric, higher)
+                for name in counted:
+                    values = self.records.counts.get((model, method), {}).get(name)
+                    mean = sum(values) / len(values) if values else None
+                    seeds = len(values) if values else None
+                    yield Row(model, method, TRAINING, name, False, mean, None, None, None, seeds)
+
+    def _row(self, model: str, method: str, benchmark: str, metric: str, higher: bool) -> Row:
+        scores = self.records.get(model, method, benchmark, metric)
+        estimate = self._estimate(scores) if scores is not None else None
+        published = self.published.find(model, method, benchmark, metric)
+        return Row(
+            model,
+            method,
+            benchmark,
+            metric,
+            higher,
+            estimate.value if estimate else None,
+            estimate.low if estimate else None,
+            estimate.high if estimate else None,
+            estimate.n if estimate else None,
+            estimate.seeds if estimate else None,
+            estimate.clusters if estimate else None,
+            published.value if published else None,
+            published.source if published else "",
+        )
+
+    def _estimate(self, scores: Scores) -> Estimate | None:
+        if np.isnan(scores.values).all(0).any():
+            return None
+        return self.bootstrap.interval(
+            scores.values,
+            scores.clusters,
+            key=f"{scores.model}/{scores.method}",
+            rate=self.is_rate(scores.benchmark, scores.metric),
+        )
+
+
+def number(value: float | None) -> str:
+    """Write a number with up to six decimals, without trailing zeros; None is an empty text."""
+    if value is None:
+        return ""
+    text = f"{value:.6f}".rstrip("0").rstrip(".")
+    return "0" if text in ("", "-0") else text
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write a CSV file atomically, with a header and Unix line ends."""
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
