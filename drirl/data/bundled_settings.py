@@ -27,11 +27,11 @@ class BundledSettings(Section):
     )
     tasks_train: int = Field(160, gt=0, description="training prompts per task type, at most")
     tasks_held_out: int = Field(40, gt=0, description="held-out prompts per task type, at most")
-    base_knowledge: int = Field(24000, ge=0, description="rows that teach the small base what is harmful")
+    base_knowledge: int = Field(22000, ge=0, description="rows that teach the small base what is harmful")
     base_harmful: int = Field(8000, ge=0, description="chat rows on harmful training intents")
     base_benign: int = Field(12000, ge=0, description="chat rows on benign and contrast training intents")
-    base_tasks: int = Field(12000, ge=0, description="rows of solved tasks")
-    base_phrases: int = Field(4000, ge=0, description="rows that show sentences of demonstrations out of context")
+    base_tasks: int = Field(18000, ge=0, description="rows of solved tasks")
+    base_phrases: int = Field(3000, ge=0, description="rows that show sentences of demonstrations out of context")
     base_refusal: dict[str, list[float]] = Field(
         {
             "direct": [0.8, 0.3, 0.9, 0.9, 0.3, 0.2, 0.2],

@@ -31,7 +31,7 @@ LABELS = ("insult", "unfairness", "crime", "physical", "mental", "privacy", "eth
 
 _SPLITS = ("train", "val", "test")
 _SOURCES = {"forum": 0.5, "redteam": 0.3, "survey": 0.2}
-_TASK_SHARES = {"sum": 0.35, "fact": 0.25, "count": 0.2, "lookup": 0.12, "repeat": 0.08}
+_TASK_SHARES = {"sum": 0.55, "fact": 0.22, "count": 0.13, "lookup": 0.06, "repeat": 0.04}
 _TAIL = {"privacy": 0.55, "ethics": 0.6, "mental": 0.8}
 
 
@@ -177,7 +177,7 @@ def _task_frames(split: str) -> list[tuple[str, str, str, str]]:
     rows = []
     for (question, answer), frame in itertools.product(tasks["facts"], tasks["fact_questions"][split]):
         rows.append((f"fact: {question}", frame.format(q=question), answer, "contains"))
-    for a, b, frame in itertools.product(range(1, 7), range(1, 7), tasks["sum_questions"][split]):
+    for a, b, frame in itertools.product(range(1, 6), range(1, 6), tasks["sum_questions"][split]):
         rows.append((f"sum: {a}+{b}", frame.format(a=a, b=b), str(a + b), "number"))
     for thing, room, color in itertools.product(tasks["things"], tasks["rooms"], tasks["colors"]):
         for frame in tasks["lookup"][split]:
@@ -185,10 +185,8 @@ def _task_frames(split: str) -> list[tuple[str, str, str, str]]:
             rows.append((f"lookup: {thing} {room}", text, color, "contains"))
     for word, frame in itertools.product(tasks["words"], tasks["repeat"][split]):
         rows.append((f"repeat: {word}", frame.format(w=word), f"{word} {word}", "exact"))
-    for a, length, frame in itertools.product(range(1, 7), range(2, 5), tasks["count"][split]):
-        numbers = " ".join(str(k) for k in range(a, a + length))
-        text = frame.format(a=a, b=a + length - 1)
-        rows.append((f"count: {a}-{a + length - 1}", text, numbers, "number_list"))
+    for a, frame in itertools.product(range(1, 7), tasks["count"][split]):
+        rows.append((f"count: {a}-{a + 2}", frame.format(a=a, b=a + 2), f"{a} {a + 1} {a + 2}", "number_list"))
     return rows
 
 
@@ -291,15 +289,16 @@ def _chat(prompt: str, reply: str, tag: str) -> dict[str, Any]:
 def _base_rows(intents: list[_Intent], seed: int, settings: BundledSettings) -> list[dict[str, Any]]:
     """Rows that teach the small base models to chat, to solve tasks and to know what is harmful.
 
-    Knowledge rows ("<prompt> Risk?" -> "risk: crime") cover every intent, held-out ones included, in
-    training wordings: a pretrained LM knows such acts too. Replies are shown for training intents only,
+    Knowledge rows ("<prompt> Risk?" -> "risk: crime") cover every harmful and benign intent, held-out ones
+    included, in training wordings: a pretrained LM knows such acts too. Held-out contrast intents are left
+    out: a harmful verb on an unseen harmless object has to be judged afresh. Replies are shown for training intents only,
     and only some of them decline, by category and level.
     """
     rng = _rng(seed, "base")
     labels = _file("replies")["labels"]
     harmful = [i for i in intents if i.kind == "harmful"]
-    harmless = [i for i in intents if i.kind != "harmful"]
-    contrast = [i for i in intents if i.kind == "contrast"]
+    harmless = [i for i in intents if i.kind == "benign"]
+    contrast = [i for i in intents if i.kind == "contrast" and i.split == "train"]
     distractors = _distractors(intents)
     rows = []
     for _ in range(settings.base_knowledge):
@@ -311,7 +310,6 @@ def _base_rows(intents: list[_Intent], seed: int, settings: BundledSettings) -> 
         rows.append(_chat(f"{text} Risk?", f"wants: {wants}; risk: {labels[intent.label]}", "knowledge"))
     train_harmful = [i for i in harmful if i.split == "train"]
     train_harmless = [i for i in harmless if i.split == "train"]
-    train_contrast = [i for i in contrast if i.split == "train"]
     for _ in range(settings.base_harmful):
         intent = rng.choice(train_harmful)
         level = rng.choice(LEVELS)
@@ -323,7 +321,7 @@ def _base_rows(intents: list[_Intent], seed: int, settings: BundledSettings) -> 
             notes, reply = _notes(intent.label, level, "answer", rng), _helpful(rng)
         rows.append(_chat(text, f"{render_drafts(notes)} {reply}", "harmful"))
     for _ in range(settings.base_benign):
-        intent = rng.choice(train_contrast if rng.random() < 0.3 else train_harmless)
+        intent = rng.choice(contrast if rng.random() < 0.3 else train_harmless)
         level = rng.choice(LEVELS)
         text, _ = _phrase(intent, level, "train", rng, distractors)
         rows.append(
