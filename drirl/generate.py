@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from drirl.sampler import sample_ids
+
 __all__ = ["Completion", "complete", "render"]
 
 
@@ -67,21 +69,28 @@ def complete(
     try:
         for start in range(0, len(order), rows):
             chosen = order[start : start + rows]
-            batch = tokenizer.pad({"input_ids": [ids[i] for i in chosen]}, return_tensors="pt", padding_side="left")
-            batch = batch.to(model.device)
-            sampling: dict[str, Any] = {"do_sample": False}
             if temperature > 0:
-                sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
-            out = model.generate(
-                input_ids=batch["input_ids"],
-                attention_mask=batch["attention_mask"],
-                max_new_tokens=max_new_tokens,
-                num_return_sequences=num_return,
-                pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                **sampling,
-            )
-            new = out[:, batch["input_ids"].shape[1] :].tolist()
+                new = sample_ids(
+                    model,
+                    [ids[i] for i in chosen for _ in range(num_return)],
+                    max_new_tokens=max_new_tokens,
+                    end_ids=[tokenizer.eos_token_id],
+                    pad_id=tokenizer.pad_token_id,
+                    temperature=temperature,
+                    top_p=top_p,
+                )
+            else:
+                batch = tokenizer.pad({"input_ids": [ids[i] for i in chosen]}, return_tensors="pt", padding_side="left")
+                batch = batch.to(model.device)
+                out = model.generate(
+                    input_ids=batch["input_ids"],
+                    attention_mask=batch["attention_mask"],
+                    max_new_tokens=max_new_tokens,
+                    do_sample=False,
+                    pad_token_id=tokenizer.pad_token_id,
+                    eos_token_id=tokenizer.eos_token_id,
+                )
+                new = out[:, batch["input_ids"].shape[1] :].tolist()
             for k, tokens in enumerate(new):
                 finished = tokenizer.eos_token_id in tokens
                 if finished:

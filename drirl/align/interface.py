@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from pydantic import ValidationError
 
 from drirl.align.settings import Shared
 from drirl.errors import DrirlError, nearest
+from drirl.records import write_json
 from drirl.settings import Section
 
 if TYPE_CHECKING:
@@ -88,6 +90,17 @@ class Inputs:
 
         with contextlib.redirect_stderr(io.StringIO()):  # transformers draws a progress bar for one shard
             save_policy(model, tokenizer, self.out / "policy")
+
+    def point(self) -> None:
+        """Leave the base policy itself: a copy of its folder, or ``policy.json`` naming a hub id."""
+        source, target = Path(self.policy_path), self.out / "policy"
+        target.mkdir()
+        if not source.is_dir():
+            write_json(target / "policy.json", {"path": str(self.policy_path), "revision": self.revision})
+            return
+        for file in sorted(source.iterdir()):
+            if file.suffix in {".safetensors", ".json", ".jinja", ".model", ".txt"} and file.name != "base.json":
+                shutil.copyfile(file, target / file.name)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import datasets
 import transformers
 from datasets import Dataset
 from trl import GRPOConfig
@@ -33,7 +34,17 @@ from drirl.sampler import sample_ids
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Policy", "chat", "common_arguments", "finish", "load", "micro_batches", "peft_config", "train_rl"]
+__all__ = [
+    "Policy",
+    "chat",
+    "check_lengths",
+    "common_arguments",
+    "finish",
+    "load",
+    "micro_batches",
+    "peft_config",
+    "train_rl",
+]
 
 
 @dataclass
@@ -48,6 +59,10 @@ class Policy:
 def load(inputs: Inputs) -> Policy:
     """Seed everything and load the base policy of a run."""
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
     seed_everything(inputs.seed)
     device = resolve_device(inputs.device)
@@ -139,11 +154,11 @@ def train_rl(
         reward_path: the reward bank; every completion is scored under its prompt's category.
         trainer_class: decides what becomes of the advantages.
         num_iterations: optimiser steps per batch of completions; they count towards ``updates``.
-        trainer_arguments: passed to ``trainer_class``; a callable value is called with the :class:`Policy`.
+        trainer_arguments: passed to ``trainer_class``.
     """
     shared = inputs.shared
     policy = load(inputs)
-    bank = RewardBank.load(inputs.reward_path if reward_path is None else reward_path, policy.model.device)
+    bank = RewardBank.load(reward_path, policy.model.device)
     updates = plan_rows(inputs.train, shared, inputs.seed)
     per_update = len(updates[0])
     check_lengths(policy, [row for rows in updates for row in rows], shared)
@@ -167,7 +182,6 @@ def train_rl(
         shuffle_dataset=False,
         **_vllm(shared),
     )
-    built = {name: value(policy) if callable(value) else value for name, value in trainer_arguments.items()}
     trainer = trainer_class(
         model=policy.model,
         processing_class=policy.tokenizer,
@@ -177,7 +191,7 @@ def train_rl(
         peft_config=peft_config(shared),
         rollout_func=_rollout(policy, shared) if shared.sampler == "shared" and shared.vllm is None else None,
         record_updates={1, (shared.updates + 1) // 2, shared.updates},
-        **built,
+        **trainer_arguments,
     )
     if policy.model.device.type == "cpu" and shared.lora is None:
         use_compact_head(trainer.model, shared.temperature)

@@ -76,12 +76,19 @@ class ScaledGRPOTrainer(GRPOTrainer):
         self.generated_tokens = 0
 
     def advantage_scale(self, batch: ScoredBatch) -> Tensor:
-        """Return (B,) factors of the normalised advantages of this process's rows."""
+        """Return (B,) factors of this process's rows."""
         return torch.ones(len(batch.rows))
 
     def shaped_advantages(self, batch: ScoredBatch, output: dict[str, Any]) -> Tensor:
-        """Return the advantages that are scaled, (B,) or (B, T); TRL's group advantages by default."""
-        return output["advantages"]
+        """Return the advantages before scaling, (B,) or (B, T): TRL's group advantages unless overridden."""
+        advantages: Tensor = output["advantages"]
+        return advantages
+
+    def scaled_advantages(self, batch: ScoredBatch, advantages: Tensor) -> Tensor:
+        """Return ``advantages``, (B,) or (B, T), times :meth:`advantage_scale`."""
+        scale = self.advantage_scale(batch).to(advantages)  # (B,)
+        self.log_value("drirl/scale", float(self.accelerator.gather(scale).mean()))
+        return advantages * (scale if advantages.dim() == 1 else scale[:, None])
 
     def group_details(self, batch: ScoredBatch, group: int) -> dict[str, Any]:
         """Return the fields of a :class:`RolloutGroup` that the method knows: alpha, delta, gap, mask."""
@@ -111,10 +118,7 @@ class ScaledGRPOTrainer(GRPOTrainer):
             return output
         batch = self._batch
         self.generated_tokens += sum(len(ids) for ids in batch.completion_ids)
-        advantages = self.shaped_advantages(batch, output)
-        scale = self.advantage_scale(batch).to(advantages)  # (B,)
-        output["advantages"] = advantages * (scale if advantages.dim() == 1 else scale[:, None])
-        self._log_mean("drirl/scale", scale)
+        output["advantages"] = self.scaled_advantages(batch, self.shaped_advantages(batch, output))
         self._log_by_category("drirl/reward", batch, batch.rewards)
         if self.state.global_step + 1 in self.record_updates:
             self._record(batch, output["advantages"])
@@ -123,9 +127,6 @@ class ScaledGRPOTrainer(GRPOTrainer):
     def log_value(self, name: str, value: float) -> None:
         """Add a value to this update's log; TRL averages and reports it with its own metrics."""
         self._metrics["train"][name].append(value)
-
-    def _log_mean(self, name: str, values: Tensor) -> None:
-        self.log_value(name, float(self.accelerator.gather(values.float()).mean()))
 
     def _log_by_category(self, name: str, batch: ScoredBatch, values: Tensor) -> None:
         """Log the mean of per-row ``values`` (B,) for each category in the batch; NaN rows are left out."""
@@ -138,7 +139,7 @@ class ScaledGRPOTrainer(GRPOTrainer):
 
     def _record(self, batch: ScoredBatch, advantages: Tensor) -> None:
         size = batch.group_size
-        last = advantages if advantages.dim() == 1 else advantages.sum(-1)
+        per_row = advantages if advantages.dim() == 1 else advantages.sum(-1)  # (B,)
         for group in range(len(batch.rows) // size):
             at = slice(group * size, (group + 1) * size)
             row = batch.rows[at.start]
@@ -149,7 +150,7 @@ class ScaledGRPOTrainer(GRPOTrainer):
                 category=int(row.get("category", BENIGN)),
                 completions=batch.completions[at],
                 r_gen=[_rounded(v) for v in batch.rewards[at].tolist()],
-                adv=[_rounded(v) for v in last[at].tolist()],
+                adv=[_rounded(v) for v in per_row[at].tolist()],
                 seed=int(self.args.seed),
                 **self.group_details(batch, group),
             )
@@ -165,7 +166,12 @@ class DRIRLTrainer(ScaledGRPOTrainer):
 
     Args:
         hardness: the coefficient with its running means. They live in this process and are not checkpointed.
+
+    Attributes:
+        found: the factors of the latest batch, of all processes.
     """
+
+    found: HardnessBatch
 
     def __init__(self, *args: Any, hardness: Hardness, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -181,32 +187,29 @@ class DRIRLTrainer(ScaledGRPOTrainer):
         ]
         rows = gather_object(local)  # of all processes, so that every one keeps the same running means
         heads = rows[::size]
-        gap = torch.tensor([r[3] for r in rows]) - batch.all_rewards.cpu()  # (processes * B,)
+        rewards = batch.all_rewards.cpu()  # (processes * B,)
         replies = [split_draft(text)[1] for _, text, _, _ in rows]
-        self.found: HardnessBatch = self.hardness(
+        self.found = self.hardness(
             [category for category, _, _, _ in heads],
             [replies[i : i + size] for i in range(0, len(replies), size)],
             [None if demo is None else split_draft(demo)[1] for _, _, demo, _ in heads],
-            gap.view(-1, size),
+            (torch.tensor([r[3] for r in rows]) - rewards).view(-1, size),
+            valid=rewards.isfinite().view(-1, size),
         )
-        alpha = self.found.alpha.float()
-        per_row = alpha.repeat_interleave(size) if alpha.dim() == 1 else alpha.reshape(-1)
-        mine = slice(batch.offset, batch.offset + len(batch.rows))
-        per_group = {"alpha_D": self.found.alpha_D, "alpha_M": self.found.alpha_M}
-        for name, value in per_group.items():
-            self._log_by_category(f"drirl/{name}", batch, value.float().repeat_interleave(size)[mine])
-        per_completion = {
-            "alpha": per_row,
-            "delta": self.found.delta.reshape(-1),
-            "gap": self.found.gap.reshape(-1),
-            "masked": 1.0 - self.found.mask.float().reshape(-1),
-        }
-        for name, value in per_completion.items():
-            self._log_by_category(f"drirl/{name}", batch, value[mine])
-        return per_row[mine]
+        for name, value in self.found.log("drirl/").items():
+            self.log_value(name, value)
+        return self.found.weights.reshape(-1)[batch.offset : batch.offset + len(batch.rows)]
+
+    def scaled_advantages(self, batch: ScoredBatch, advantages: Tensor) -> Tensor:
+        """As the base class; per-completion alphas may also be re-centred in their group."""
+        scaled = super().scaled_advantages(batch, advantages)
+        if not self.found.recentre or advantages.dim() == 2:
+            return scaled
+        everything = self.accelerator.gather(advantages).cpu().view(-1, batch.group_size)  # (P, G)
+        return self.found.scale(everything).reshape(-1)[batch.offset : batch.offset + len(batch.rows)].to(scaled)
 
     def group_details(self, batch: ScoredBatch, group: int) -> dict[str, Any]:
-        """Return what hardness found for the prompt; ``alpha`` is the group's mean if it is per completion."""
+        """Return what hardness found for the prompt."""
         at = batch.offset // batch.group_size + group
         found = self.found
         reward = self._demo_reward(batch.rows[group * batch.group_size])
@@ -215,9 +218,9 @@ class DRIRLTrainer(ScaledGRPOTrainer):
             "delta": [_rounded(v) for v in found.delta[at].tolist()],
             "gap": [_rounded(v) for v in found.gap[at].tolist()],
             "mask": [int(v) for v in found.mask[at].tolist()],
-            "alpha_D": _rounded(float(found.alpha_D[at].mean())),
-            "alpha_M": _rounded(float(found.alpha_M[at].mean())),
-            "alpha": _rounded(float(found.alpha[at].mean())),
+            "alpha_D": _rounded(float(found.alpha_D[at])),
+            "alpha_M": _rounded(float(found.alpha_M[at])),
+            "alpha": _rounded(float(found.alpha[at])),
         }
 
     def _demo_reward(self, row: dict[str, Any]) -> float:
