@@ -19,7 +19,9 @@ def build_model(spec: SmallModel, tokenizer: PreTrainedTokenizerBase) -> PreTrai
         DrirlError: an architecture that is not one of the families this was written for.
     """
     if spec.architecture not in _FAMILIES:
-        raise DrirlError(f"base: unknown architecture '{spec.architecture}'; {nearest(spec.architecture, _FAMILIES)}")
+        raise DrirlError(
+            f"base: unknown architecture '{spec.architecture}'; {nearest(spec.architecture, _FAMILIES)}"
+        )
     config = AutoConfig.for_model(
         spec.architecture,
         vocab_size=len(tokenizer),

@@ -53,7 +53,9 @@ def _one(item: tuple[str, BaseModelSpec, Path, int, str]) -> None:
     meter.write(out)
 
 
-def _train(name: str, spec: BaseModelSpec, out: Path, folder: Path, seed: int, device: str, meter: Meter) -> None:
+def _train(
+    name: str, spec: BaseModelSpec, out: Path, folder: Path, seed: int, device: str, meter: Meter
+) -> None:
     from drirl.base.train import train_small_model
     from drirl.models import resolve_device, save_policy
 
@@ -62,9 +64,26 @@ def _train(name: str, spec: BaseModelSpec, out: Path, folder: Path, seed: int, d
     model, tokenizer, log = train_small_model(spec.train, rows, seed, meter, resolve_device(device))
     with contextlib.redirect_stderr(io.StringIO()):  # transformers draws a progress bar for one shard
         save_policy(model, tokenizer, folder)
+    _check_reload(
+        folder, tokenizer, [message["content"] for row in rows[:200] for message in row["messages"]]
+    )
     write_jsonl(folder / "log.jsonl", log)
     parameters = sum(p.numel() for p in model.parameters())
-    write_json(folder / "base.json", {"model": name, "seed": seed, "parameters": parameters, **meter.counts()})
+    write_json(
+        folder / "base.json", {"model": name, "seed": seed, "parameters": parameters, **meter.counts()}
+    )
+
+
+def _check_reload(folder: Path, tokenizer: Any, texts: list[str]) -> None:
+    """Fail if transformers reads the saved tokenizer back as one that gives other ids."""
+    from drirl.models import load_tokenizer
+
+    again = load_tokenizer(folder)
+    for text in texts:
+        if again(text)["input_ids"] != tokenizer(text)["input_ids"]:
+            raise DrirlError(
+                f"base: the saved tokenizer loads as {type(again).__name__} and reads {text!r} differently"
+            )
 
 
 def _point(spec: BaseModelSpec, folder: Path) -> None:

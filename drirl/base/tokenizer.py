@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 __all__ = ["CHAT_TEMPLATE", "train_tokenizer"]
 
@@ -24,11 +25,18 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, context: int) -> PreT
 
     Bytes are the base alphabet, so no input is ever unknown. Digits stand alone, which sums need.
     Training is deterministic: the same texts in the same order give the same merges.
+
+    Texts are cut as Qwen2's tokenizer cuts them, for every family: transformers loads the tokenizer of a
+    ``qwen2`` folder as that class, whatever the folder says, and any other cut would then silently change
+    the token ids between training and use.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=True)]
+        [
+            pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -41,6 +49,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, context: int) -> PreT
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
+        unk_token=PAD,
         eos_token=END,
         additional_special_tokens=[USER, ASSISTANT],
         model_max_length=context,

@@ -24,7 +24,9 @@ Encoded = tuple[list[int], int]
 """Token ids of a conversation, and the position of the first token whose loss counts."""
 
 
-def encode_rows(rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, context: int) -> list[Encoded]:
+def encode_rows(
+    rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, context: int
+) -> list[Encoded]:
     """Tokenise conversations; ``loss: reply`` counts the assistant's last message only.
 
     Raises:
@@ -33,18 +35,20 @@ def encode_rows(rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBa
     texts = [tokenizer.apply_chat_template(row["messages"], tokenize=False) for row in rows]
     heads = [
         tokenizer.apply_chat_template(row["messages"][:-1], tokenize=False, add_generation_prompt=True)
+        if row.get("loss") == "reply"
+        else ""
         for row in rows
     ]
     ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
     starts = tokenizer(heads, add_special_tokens=False)["input_ids"]
     encoded = []
-    for number, (row, tokens, head) in enumerate(zip(rows, ids, starts), 1):
+    for number, (tokens, head) in enumerate(zip(ids, starts), 1):
         if len(tokens) > context:
             raise DrirlError(
                 f"base corpus row {number}: {len(tokens)} tokens, the context is {context}; "
                 "raise base.models.<name>.train.context or shorten the row"
             )
-        encoded.append((tokens, len(head) if row.get("loss") == "reply" else 1))
+        encoded.append((tokens, max(1, len(head))))
     return encoded
 
 
@@ -87,7 +91,11 @@ def _batches(encoded: Sequence[Encoded], size: int, steps: int, seed: int) -> li
 
 
 def train_small_model(
-    spec: SmallModel, rows: Sequence[dict[str, Any]], seed: int, meter: Meter, device: torch.device | str = "cpu"
+    spec: SmallModel,
+    rows: Sequence[dict[str, Any]],
+    seed: int,
+    meter: Meter,
+    device: torch.device | str = "cpu",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[dict[str, float]]]:
     """Train tokenizer and model; return them with a loss log (one row per 50 steps).
 
@@ -100,8 +108,12 @@ def train_small_model(
     model.train()
     encoded = encode_rows(rows, tokenizer, spec.context)
     batches = _batches(encoded, spec.batch_size, spec.steps, seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=spec.lr, weight_decay=spec.weight_decay, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=spec.lr, total_steps=spec.steps, pct_start=0.1)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=spec.lr, weight_decay=spec.weight_decay, betas=(0.9, 0.98)
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=spec.lr, total_steps=spec.steps, pct_start=0.1
+    )
     log: list[dict[str, float]] = []
     running = 0.0
     for step, batch in enumerate(batches, 1):

@@ -186,7 +186,9 @@ def _task_frames(split: str) -> list[tuple[str, str, str, str]]:
     for word, frame in itertools.product(tasks["words"], tasks["repeat"][split]):
         rows.append((f"repeat: {word}", frame.format(w=word), f"{word} {word}", "exact"))
     for a, frame in itertools.product(range(1, 7), tasks["count"][split]):
-        rows.append((f"count: {a}-{a + 2}", frame.format(a=a, b=a + 2), f"{a} {a + 1} {a + 2}", "number_list"))
+        rows.append(
+            (f"count: {a}-{a + 2}", frame.format(a=a, b=a + 2), f"{a} {a + 1} {a + 2}", "number_list")
+        )
     return rows
 
 
