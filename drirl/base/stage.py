@@ -93,6 +93,6 @@ def _point(spec: BaseModelSpec, folder: Path) -> None:
     tokenizer = load_tokenizer(spec.path, spec.revision)
     if tokenizer.chat_template is None:
         raise DrirlError(
-            f"'{spec.path}' has no chat template; name an instruction-tuned model, or add one to its tokenizer"
+            f"'{spec.path}' has no chat template; name an instruction-tuned model or add a template"
         )
     write_json(folder / POINTER, {"path": spec.path, "revision": spec.revision})

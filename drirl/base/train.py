@@ -65,7 +65,7 @@ def reply_loss(model: PreTrainedModel, batch: Sequence[Encoded], pad_id: int) ->
         ids[k, : len(tokens)] = torch.tensor(tokens)
         counted[k, start : len(tokens)] = True
     ids, counted = ids.to(model.device), counted.to(model.device)
-    # Right padding with causal attention needs no mask: padded positions are never attended from counted ones.
+    # Right padding needs no mask: causal attention never looks from a counted position to a padded one.
     hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state  # (B, T, D)
     logits = model.get_output_embeddings()(hidden[:, :-1][counted[:, 1:]])  # (N, V)
     return functional.cross_entropy(logits.float(), ids[:, 1:][counted[:, 1:]])
@@ -104,7 +104,8 @@ def train_small_model(
     seed_everything(seed)
     texts = [message["content"] for row in rows[:20000] for message in row["messages"]]
     tokenizer = train_tokenizer(texts, spec.vocab_size, spec.context)
-    model = build_model(spec, tokenizer).to(device)
+    model = build_model(spec, tokenizer)
+    model.to(torch.device(device))  # type: ignore[arg-type]
     model.train()
     encoded = encode_rows(rows, tokenizer, spec.context)
     batches = _batches(encoded, spec.batch_size, spec.steps, seed)
@@ -118,7 +119,7 @@ def train_small_model(
     running = 0.0
     for step, batch in enumerate(batches, 1):
         chosen = [encoded[i] for i in batch]
-        loss = reply_loss(model, chosen, int(tokenizer.pad_token_id))  # type: ignore[arg-type]
+        loss = reply_loss(model, chosen, int(tokenizer.pad_token_id))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -18,8 +18,8 @@ from typing import Any
 
 import yaml
 
-from drirl.data.raw import Corpus, RawDemo, RawPrompt
 from drirl.data.bundled_settings import BundledSettings
+from drirl.data.raw import Corpus, RawDemo, RawPrompt
 from drirl.records import BENIGN, Prompt
 from drirl.text import SEPARATOR
 
@@ -138,7 +138,7 @@ def _distractors(intents: list[_Intent]) -> list[list[_Intent]]:
 
 
 def _act_prompts(intents: list[_Intent], seed: int, settings: BundledSettings) -> list[RawPrompt]:
-    prompts = []
+    prompts: list[RawPrompt] = []
     distractors = _distractors(intents)
     for intent in intents:
         rng = _rng(seed, "prompts", intent.label, intent.name)
@@ -193,7 +193,7 @@ def _task_frames(split: str) -> list[tuple[str, str, str, str]]:
 
 
 def _task_prompts(seed: int, settings: BundledSettings) -> list[RawPrompt]:
-    prompts = []
+    prompts: list[RawPrompt] = []
     for split in _SPLITS:
         rng = _rng(seed, "tasks", split)
         by_type: dict[str, list[tuple[str, str, str, str]]] = {}
@@ -293,8 +293,8 @@ def _base_rows(intents: list[_Intent], seed: int, settings: BundledSettings) -> 
 
     Knowledge rows ("<prompt> Risk?" -> "risk: crime") cover every harmful and benign intent, held-out ones
     included, in training wordings: a pretrained LM knows such acts too. Held-out contrast intents are left
-    out: a harmful verb on an unseen harmless object has to be judged afresh. Replies are shown for training intents only,
-    and only some of them decline, by category and level.
+    out: a harmful verb on an unseen harmless object has to be judged afresh. Replies are shown for training
+    intents only, and only some of them decline, by category and level.
     """
     rng = _rng(seed, "base")
     labels = _file("replies")["labels"]

@@ -76,7 +76,7 @@ def test_loss_of_a_uniform_model_is_log_vocabulary() -> None:
 
 def test_a_row_longer_than_the_context_is_named() -> None:
     tokenizer = train_tokenizer(["a b c"], 262, 64)
-    with pytest.raises(DrirlError, match="row 2.*context is 8"):
+    with pytest.raises(DrirlError, match=r"row 2.*context is 8"):
         encode_rows(
             [{"messages": [{"role": "user", "content": "a"}], "loss": "all"}, *ROWS[3:4]], tokenizer, 8
         )
