@@ -65,7 +65,8 @@ def load_policy(
         )
     except Exception as error:
         raise DrirlError(_not_a_model(path, "causal language model", error)) from None
-    return model.to(device).eval(), tokenizer
+    model.to(torch.device(device))
+    return model.eval(), tokenizer
 
 
 def save_policy(model: Any, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
