@@ -65,7 +65,7 @@ def load_policy(
         )
     except Exception as error:
         raise DrirlError(_not_a_model(path, "causal language model", error)) from None
-    model.to(torch.device(device))
+    model.to(torch.device(device))  # type: ignore[arg-type]
     return model.eval(), tokenizer
 
 
