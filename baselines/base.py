@@ -1,7 +1,7 @@
 """The base policy itself, untrained: the reference every other method starts from.
 
-What is compared against it is the effect of alignment. Nothing is optimised; the policy folder of the base model
-is copied, and a policy named by hub id is pointed to. Every seed is therefore the same policy.
+What is compared against it is the effect of alignment. Nothing is optimised; the policy folder of the base
+model is copied, and a policy named by hub id is pointed to. Every seed is therefore the same policy.
 
 Equations: none. Paper: the instruction-tuned models of its first table.
 Deviations: none.

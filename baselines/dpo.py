@@ -2,13 +2,13 @@
 
     L = - log sigmoid( beta * [ log pi(y_w|x)/pi_ref(y_w|x) - log pi(y_l|x)/pi_ref(y_l|x) ] )
 
-with y_w the demonstration as written (Chain-of-Draft notes included) and y_l ~ pi_ref(.|x) for the same prompt.
-A prompt leaves the plan if every sample drawn for it is as good as the demonstration: the same reply, a refusal
-of a harmful prompt, or a correct answer to a task.
+with y_w the demonstration as written (Chain-of-Draft notes included) and y_l ~ pi_ref(.|x) for the same
+prompt. A prompt leaves the plan if every sample drawn for it is as good as the demonstration: the same
+reply, a refusal of a harmful prompt, or a correct answer to a task.
 
 Equations: docs/paper.md section 7; arXiv:2305.18290, equation 7. The loss is TRL's ``DPOTrainer``.
-Deviations: the paper's own preference data are not known; these pairs come from the same prompts and demonstrations
-that every other method sees.
+Deviations: the paper's own preference data are not known; these pairs come from the same prompts and
+demonstrations that every other method sees.
 """
 
 from __future__ import annotations
@@ -34,9 +34,13 @@ class Config(Section):
     lr: float = Field(1e-4, gt=0, description="learning rate of AdamW")
     beta: float = Field(0.1, gt=0, description="strength of the implicit KL penalty")
     batches: int = Field(
-        1, ge=1, description="plan steps joined into one update: 1 gives the prompts per update of the RL methods"
+        1,
+        ge=1,
+        description="plan steps joined into one update: 1 gives the prompts per update of the RL methods",
     )
-    samples: int = Field(2, ge=1, description="reference samples drawn per prompt; the first usable one is rejected")
+    samples: int = Field(
+        2, ge=1, description="reference samples drawn per prompt; the first usable one is rejected"
+    )
 
 
 def usable(prompt: Prompt, demo: Demo, sample: str) -> bool:
@@ -53,7 +57,9 @@ def usable(prompt: Prompt, demo: Demo, sample: str) -> bool:
     return not (prompt.kind == "task" and prompt.checker and is_correct(prompt, answer))
 
 
-def draw_rejected(inputs: Inputs, policy: Any, rows: list[tuple[Prompt, Demo]], config: Config) -> dict[str, str]:
+def draw_rejected(
+    inputs: Inputs, policy: Any, rows: list[tuple[Prompt, Demo]], config: Config
+) -> dict[str, str]:
     """Sample the reference policy; return the rejected completion by prompt id, for prompts that have one."""
     from drirl.generate import complete
 
@@ -83,13 +89,23 @@ def train(inputs: Inputs, config: Config) -> None:
 
     from drirl.align.logs import quiet
     from drirl.align.plan import plan_rows
-    from drirl.align.setup import chat, check_lengths, common_arguments, finish, load, micro_batches, peft_config
+    from drirl.align.setup import (
+        chat,
+        check_lengths,
+        common_arguments,
+        finish,
+        load,
+        micro_batches,
+        peft_config,
+    )
 
     shared = inputs.shared
     policy = load(inputs)
     # Half as many prompts again as are needed: those without a usable sample are passed over.
     spare = shared.model_copy(update={"updates": shared.updates + shared.updates // 2 + 1})
-    candidates = [row for batch in plan_rows(inputs.train, spare, inputs.seed, config.batches) for row in batch]
+    candidates = [
+        row for batch in plan_rows(inputs.train, spare, inputs.seed, config.batches) for row in batch
+    ]
     check_lengths(policy, candidates, shared)
     rejected = draw_rejected(inputs, policy, candidates, config)
     kept = [row for row in inputs.train if row[0].prompt_id in rejected]
@@ -122,6 +138,8 @@ def train(inputs: Inputs, config: Config) -> None:
     )
     quiet(trainer, inputs.label)
     trainer.train()
-    data = trainer.train_dataset
-    inputs.meter.trained_tokens = sum(map(len, data["chosen_ids"])) + sum(map(len, data["rejected_ids"]))
+    data: Any = trainer.train_dataset
+    inputs.meter.trained_tokens = sum(
+        len(row) for name in ("chosen_ids", "rejected_ids") for row in data[name]
+    )
     finish(inputs, trainer, policy.tokenizer)

@@ -6,15 +6,18 @@ For a prompt q of category j, completions o_1..o_G ~ pi_old and rewards R_i = r_
     J   = E[ (1/G) sum_i (1/|o_i|) sum_t min(rho A_i, clip(rho, 1 - epsilon, 1 + epsilon) A_i) - beta KL ]
 
     alpha = alpha_D * alpha_M
-    alpha_D = sigmoid(delta) / sigmoid(mean delta_j),   delta: dissimilarity to the demonstration, sub-sentence wise
-    alpha_M = sigmoid(R_P) / sigmoid(mean R_j),         R: reward of the demonstration minus that of o_i, filtered
+    alpha_D = sigmoid(delta) / sigmoid(mean delta_j),   delta: dissimilarity to the demonstration,
+    sub-sentence wise alpha_M = sigmoid(R_P) / sigmoid(mean R_j),         R: reward of the demonstration
+    minus that of o_i, filtered
 
-Far from the demonstration, in text or in reward, means not learnt yet, so the update is larger. alpha is detached
-and acts after the group normalisation, which would cancel it in the reward. This is GRPO-IRL with alpha added.
+Far from the demonstration, in text or in reward, means not learnt yet, so the update is larger. alpha is
+detached and acts after the group normalisation, which would cancel it in the reward. This is GRPO-IRL with
+alpha added.
 
 Equations: docs/paper.md sections 5 (alpha) and 6 (objective).
-Deviations: the readings that section 5 chooses where sources disagree; sentences are split by rule, the encoder is
-all-MiniLM-L6-v2; benign prompts are in the batch as a category of their own; one update per batch of completions.
+Deviations: the readings that section 5 chooses where sources disagree; sentences are split by rule, the
+encoder is all-MiniLM-L6-v2; benign prompts are in the batch as a category of their own; one update per
+batch of completions.
 """
 
 from __future__ import annotations

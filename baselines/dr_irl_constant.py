@@ -1,10 +1,11 @@
-"""DR-IRL with its alpha averaged over the batch: the control that tells hardness from a plain change of step size.
+"""DR-IRL with alpha averaged over the batch: the control that tells hardness from a change of step size.
 
-    A_i = alpha_bar * (R_i - mean_i R_i) / (std_i R_i + 1e-4),   alpha_bar = mean over the prompts of the batch
+    A_i = alpha_bar * (R_i - mean_i R_i) / (std_i R_i + 1e-4),   alpha_bar = mean over the prompts of the
+    batch
 
-Everything else, the update of the running means included, is DR-IRL: in every update the mean alpha is the one
-DR-IRL would have used on the same batch, only its distribution over prompts is flat. If DR-IRL is better than
-GRPO-IRL and this control is not, the gain comes from which prompts are scaled.
+Everything else, the update of the running means included, is DR-IRL: in every update the mean alpha is the
+one DR-IRL would have used on the same batch, only its distribution over prompts is flat. If DR-IRL is
+better than GRPO-IRL and this control is not, the gain comes from which prompts are scaled.
 
 Equations: docs/paper.md section 5, "alternatives behind flags", ``constant``.
 Deviations: as DR-IRL. The paper has no such control.
@@ -41,7 +42,7 @@ class Config(Section):
 
 
 def train(inputs: Inputs, config: Config) -> None:
-    """Run GRPO on the category rewards with advantages all scaled by the batch's mean alpha, and save the policy."""
+    """Run GRPO on the category rewards, advantages scaled by the batch's mean alpha; save the policy."""
     from drirl.align.setup import train_rl
     from drirl.align.trainer import DRIRLTrainer
     from drirl.hardness.encoder import load_encoder

@@ -1,6 +1,7 @@
 """GRPO with one static Bradley-Terry reward: GRPO-IRL with its reward model exchanged.
 
-For a prompt q with G completions o_i ~ pi_old and rewards R_i = r(q, o_i) of a single reward model for all prompts:
+For a prompt q with G completions o_i ~ pi_old and rewards R_i = r(q, o_i) of a single reward model for all
+prompts:
 
     A_i = (R_i - mean_i R_i) / (std_i R_i + 1e-4)
     J   = E[ (1/G) sum_i (1/|o_i|) sum_t min(rho A_i, clip(rho, 1 - epsilon, 1 + epsilon) A_i) - beta KL ]

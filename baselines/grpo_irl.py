@@ -5,9 +5,10 @@ For a prompt q of category j with G completions o_i ~ pi_old and rewards R_i = r
     A_i = (R_i - mean_i R_i) / (std_i R_i + 1e-4)
     J   = E[ (1/G) sum_i (1/|o_i|) sum_t min(rho A_i, clip(rho, 1 - epsilon, 1 + epsilon) A_i) - beta KL ]
 
-with rho = pi / pi_old per token and the KL estimate pi_ref/pi - log(pi_ref/pi) - 1. The rewards r_j are learnt by
-maximum-likelihood inverse reinforcement learning (stage ``reward``); batches mix the categories and each prompt is
-scored by its own r_j. This is the paper's ablation "IRL", the middle row between GRPO and DR-IRL.
+with rho = pi / pi_old per token and the KL estimate pi_ref/pi - log(pi_ref/pi) - 1. The rewards r_j are
+learnt by maximum-likelihood inverse reinforcement learning (stage ``reward``); batches mix the categories
+and each prompt is scored by its own r_j. This is the paper's ablation "IRL", the middle row between GRPO
+and DR-IRL.
 
 Equations: docs/paper.md section 6 with alpha = 1; GRPO is arXiv:2402.03300.
 Deviations: one update per batch of completions, so rho = 1 and the clip never acts; benign prompts are in the

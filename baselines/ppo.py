@@ -11,9 +11,9 @@ A is whitened over the batch. The critic is a copy of the base trunk with a valu
 policy. Gradients of policy and critic are clipped apart.
 
 Equations: docs/paper.md section 7; arXiv:1707.06347 (clipping), arXiv:1506.02438 (GAE).
-Deviations: as in every other method here, one optimiser step per batch of completions (``epochs: 1``), so that
-updates, prompts and tokens are equal; then rho = 1 and neither clip acts. With ``epochs: 2`` each batch is used
-twice, the number of updates stays, and half as many prompts are seen.
+Deviations: as in every other method here, one optimiser step per batch of completions (``epochs: 1``), so
+that updates, prompts and tokens are equal; then rho = 1 and neither clip acts. With ``epochs: 2`` each
+batch is used twice, the number of updates stays, and half as many prompts are seen.
 """
 
 from __future__ import annotations
@@ -69,8 +69,10 @@ def generalised_advantages(
     return advantages, (advantages + values) * mask
 
 
-def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float) -> Tensor:
-    """Return half the mean squared error of the values, the larger of the plain and the clipped one per token.
+def clipped_value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float
+) -> Tensor:
+    """Return half the mean squared error of the values, per token the larger of plain and clipped.
 
     Args:
         values, old_values, returns: (B, T); ``old_values`` are those of the rollout.
@@ -91,7 +93,9 @@ def train(inputs: Inputs, config: Config) -> None:
     from drirl.models import seed_everything
 
     if inputs.shared.beta == 0:
-        raise DrirlError("align.shared.beta: PPO needs a KL coefficient above 0; set it or leave 'ppo' out of run.methods")
+        raise DrirlError(
+            "align.shared.beta: PPO needs a KL coefficient above 0; set it or leave 'ppo' out of run.methods"
+        )
     seed_everything(inputs.seed)
     critic = load_critic(inputs.policy_path, getattr(torch, inputs.dtype), inputs.revision)
     train_rl(

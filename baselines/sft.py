@@ -10,6 +10,8 @@ Deviations: none known; the learning rate and budget of the paper are not.
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from drirl.align.interface import Inputs
@@ -25,7 +27,9 @@ class Config(Section):
 
     lr: float = Field(3e-4, gt=0, description="learning rate of AdamW")
     batches: int = Field(
-        1, ge=1, description="plan steps joined into one update: 1 gives the prompts per update of the RL methods"
+        1,
+        ge=1,
+        description="plan steps joined into one update: 1 gives the prompts per update of the RL methods",
     )
 
 
@@ -36,7 +40,15 @@ def train(inputs: Inputs, config: Config) -> None:
 
     from drirl.align.logs import quiet
     from drirl.align.plan import plan_rows
-    from drirl.align.setup import chat, check_lengths, common_arguments, finish, load, micro_batches, peft_config
+    from drirl.align.setup import (
+        chat,
+        check_lengths,
+        common_arguments,
+        finish,
+        load,
+        micro_batches,
+        peft_config,
+    )
 
     shared = inputs.shared
     policy = load(inputs)
@@ -64,7 +76,6 @@ def train(inputs: Inputs, config: Config) -> None:
     )
     quiet(trainer, inputs.label)
     trainer.train()
-    inputs.meter.trained_tokens = sum(
-        sum(label != -100 for label in row) for row in trainer.train_dataset["labels"]
-    )
+    data: Any = trainer.train_dataset
+    inputs.meter.trained_tokens = sum(int(label != -100) for row in data["labels"] for label in row)
     finish(inputs, trainer, policy.tokenizer)

@@ -80,7 +80,9 @@ def complete(
                     top_p=top_p,
                 )
             else:
-                batch = tokenizer.pad({"input_ids": [ids[i] for i in chosen]}, return_tensors="pt", padding_side="left")
+                batch = tokenizer.pad(
+                    {"input_ids": [ids[i] for i in chosen]}, return_tensors="pt", padding_side="left"
+                )
                 batch = batch.to(model.device)
                 out = model.generate(
                     input_ids=batch["input_ids"],
@@ -96,7 +98,9 @@ def complete(
                 if finished:
                     tokens = tokens[: tokens.index(tokenizer.eos_token_id)]
                 text = tokenizer.decode(tokens, skip_special_tokens=True).strip()
-                results[chosen[k // num_return]].append(Completion(text, finished, len(tokens) + int(finished)))
+                results[chosen[k // num_return]].append(
+                    Completion(text, finished, len(tokens) + int(finished))
+                )
     finally:
         torch.random.set_rng_state(cpu_state)
         model.train(was_training)

@@ -65,7 +65,9 @@ def map_processes(
                 while waiting and len(running) < limit:
                     index, item = waiting.pop(0)
                     receiver, sender = context.Pipe(duplex=False)
-                    process = context.Process(target=_work, args=(function, item, threads, sender), daemon=False)
+                    process = context.Process(
+                        target=_work, args=(function, item, threads, sender), daemon=False
+                    )
                     process.start()
                     sender.close()
                     running[receiver] = (index, process)
@@ -87,7 +89,9 @@ def _receive(connection: Connection, process: ForkServerProcess) -> Any:
     except EOFError:
         process.join()
         code = process.exitcode or 0
-        reason = f"signal {-code}, often out of memory: lower run.workers" if code < 0 else f"exit code {code}"
+        reason = (
+            f"signal {-code}, often out of memory: lower run.workers" if code < 0 else f"exit code {code}"
+        )
         raise DrirlError(f"a worker process ended without a result ({reason})") from None
     finally:
         connection.close()

@@ -115,7 +115,13 @@ def _sample(
         if ended >= _COMPACT_SHARE * len(alive):
             keep = alive.nonzero().squeeze(-1)
             cache.batch_select_indices(keep)
-            token, mask, position, owner, alive = token[keep], mask[keep], position[keep], owner[keep], alive[keep]
+            token, mask, position, owner, alive = (
+                token[keep],
+                mask[keep],
+                position[keep],
+                owner[keep],
+                alive[keep],
+            )
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         position = position + 1
         logits = model(

@@ -1,21 +1,21 @@
 """PPO's plumbing on GRPO's rollout: a critic beside the policy, advantages per token, one loss for both.
 
-TRL has no PPO since 1.13, but its GRPO loss accepts advantages of shape (B, T). What is estimated from values and
-rewards, and the value loss, are functions handed in: they belong to the method's own file. B rows, T tokens.
+TRL has no PPO since 1.13, but its GRPO loss accepts advantages of shape (B, T). What is estimated from
+values and rewards, and the value loss, are functions handed in: they belong to the method's own file. B
+rows, T tokens.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForTokenClassification, TrainerCallback
+from transformers import AutoConfig, AutoModelForTokenClassification, PreTrainedModel, TrainerCallback
 
+from drirl.align.logs import hush
 from drirl.align.trainer import ScaledGRPOTrainer, ScoredBatch
 
 __all__ = ["ActorCriticTrainer", "load_critic", "state_values"]
@@ -24,30 +24,30 @@ Estimator = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 ValueLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
-def load_critic(path: str | Path, dtype: torch.dtype, revision: str | None = None) -> nn.Module:
+def load_critic(path: str | Path, dtype: torch.dtype, revision: str | None = None) -> PreTrainedModel:
     """Return a critic: the trunk of the policy at ``path`` with one output per token, 0 everywhere at first.
 
     A folder written by ``critic.save_pretrained`` gives that critic back, its output layer included.
     """
+    hush()
     config = AutoConfig.from_pretrained(str(path), revision=revision)
     config.num_labels = 1
     config.classifier_dropout = 0.0
-    with contextlib.redirect_stderr(io.StringIO()):  # a progress bar, and a table of the keys that are new
-        critic, report = AutoModelForTokenClassification.from_pretrained(
-            str(path),
-            revision=revision,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
+    critic, report = AutoModelForTokenClassification.from_pretrained(
+        str(path),
+        revision=revision,
+        config=config,
+        dtype=dtype,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
     if any(key.startswith("score.") for key in report["missing_keys"]):
         for parameter in critic.score.parameters():
             nn.init.zeros_(parameter)
     return critic
 
 
-def state_values(critic: nn.Module, ids: Tensor, mask: Tensor, length: int) -> Tensor:
+def state_values(critic: PreTrainedModel, ids: Tensor, mask: Tensor, length: int) -> Tensor:
     """Return V of the states before each of the last ``length`` tokens, (B, length).
 
     Args:
@@ -73,7 +73,7 @@ class ActorCriticTrainer(ScaledGRPOTrainer):
     def __init__(
         self,
         *args: Any,
-        critic: nn.Module,
+        critic: PreTrainedModel,
         critic_lr: float,
         estimate: Estimator,
         value_loss: ValueLoss,
@@ -110,7 +110,9 @@ class ActorCriticTrainer(ScaledGRPOTrainer):
         kl = torch.exp(-log_ratio) + log_ratio - 1.0  # the estimator that GRPO logs
         self.log_value("kl", float((kl * mask).sum() / mask.sum().clamp(min=1)))
         spread = ((returns - returns[mask.bool()].mean())[mask.bool()] ** 2).mean().clamp(min=1e-8)
-        self.log_value("drirl/explained_variance", float(1 - ((returns - values)[mask.bool()] ** 2).mean() / spread))
+        self.log_value(
+            "drirl/explained_variance", float(1 - ((returns - values)[mask.bool()] ** 2).mean() / spread)
+        )
         return self._whiten(advantages, mask)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:

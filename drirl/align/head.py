@@ -2,7 +2,8 @@
 
 TRL's fused head skips masked positions on Triton devices but scores all of them on a CPU. On a small model
 the output head is most of the work, and prompts and padding are most of the positions: leaving them out makes
-an update about a fifth cheaper. Same numbers up to rounding; ``tests/unit/align/test_head.py`` holds both together.
+an update about a fifth cheaper. Same numbers up to rounding; ``tests/unit/align/test_head.py`` holds both
+together.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from torch import Tensor
 __all__ = ["selected_logps", "use_compact_head"]
 
 
-def selected_logps(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def selected_logps(
+    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
     """Return log-probability of each target and the entropy of its distribution.
 
     Args:
@@ -36,17 +39,26 @@ def selected_logps(hidden: Tensor, weight: Tensor, targets: Tensor, temperature:
 def use_compact_head(model: Any, temperature: float) -> None:
     """Answer ``model(..., labels=..., fused_lm_head=True)``, TRL's request, from labelled positions only.
 
-    Any other call is passed on. For plain output heads: a bias, soft-capping or scaled logits keep TRL's path.
+    Any other call is passed on. For plain output heads: a bias, soft-capping or scaled logits keep TRL's
+    path.
     """
     head = model.get_output_embeddings()
-    scaled = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+    scaled = (
+        "final_logit_softcapping",
+        "logit_scale",
+        "output_multiplier",
+        "lm_head_multiplier",
+        "logits_scaling",
+    )
     text_config = model.config.get_text_config()
     if head is None or head.bias is not None or any(getattr(text_config, name, None) for name in scaled):
         return
     inner = model.forward
 
     @wraps(type(model).forward)  # generate() reads the signature
-    def forward(self: Any, *args: Any, fused_lm_head: bool = False, labels: Tensor | None = None, **kwargs: Any) -> Any:
+    def forward(
+        self: Any, *args: Any, fused_lm_head: bool = False, labels: Tensor | None = None, **kwargs: Any
+    ) -> Any:
         if not fused_lm_head or labels is None or kwargs.get("output_router_logits"):
             if fused_lm_head:
                 kwargs["fused_lm_head"] = True

@@ -7,8 +7,8 @@ A method is a file ``baselines/<name>.py`` that defines
 - ``train(inputs: Inputs, config: Config) -> None``: train and leave the policy with ``inputs.save(...)``.
 
 Optional: ``USES``, which rewards it reads (of ``"irl"``, ``"static"``; all if absent): a change of the others
-does not retrain it. ``PRELOAD``, modules imported once before the seeds fork; the reinforcement learning stack
-if absent. Heavy imports belong inside ``train``: the method is also imported to check its section.
+does not retrain it. ``PRELOAD``, modules imported once before the seeds fork; the reinforcement learning
+stack if absent. Heavy imports belong inside ``train``: the method is also imported to check its section.
 """
 
 from __future__ import annotations
@@ -99,7 +99,10 @@ class Inputs:
             write_json(target / "policy.json", {"path": str(self.policy_path), "revision": self.revision})
             return
         for file in sorted(source.iterdir()):
-            if file.suffix in {".safetensors", ".json", ".jinja", ".model", ".txt"} and file.name != "base.json":
+            if (
+                file.suffix in {".safetensors", ".json", ".jinja", ".model", ".txt"}
+                and file.name != "base.json"
+            ):
                 shutil.copyfile(file, target / file.name)
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import datasets
+import transformers
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
-__all__ = ["Progress", "log_records", "quiet"]
+__all__ = ["Progress", "hush", "log_records", "quiet"]
 
 _NAMES = {
     "loss": "loss",
@@ -33,8 +37,8 @@ _PREFIX = "drirl/"
 def log_records(history: Sequence[Mapping[str, Any]]) -> list[dict[str, float | int | None]]:
     """Return one record per update from a Trainer's ``state.log_history``; the names are ours.
 
-    Kept: loss, gradient norm, learning rate, reward, KL, entropy, completion length and shares, and all values
-    logged under ``drirl/``. Values that are not finite become None.
+    Kept: loss, gradient norm, learning rate, reward, KL, entropy, completion length and shares, and all
+    values logged under ``drirl/``. Values that are not finite become None.
     """
     records = []
     for entry in history:
@@ -57,15 +61,31 @@ class Progress(TrainerCallback):
         self.label = label
         self.shown = 0
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
         """Print the update's main figures when another tenth is done."""
         done = 10 * state.global_step // max(1, state.max_steps)
         if not logs or "loss" not in logs or done <= self.shown:
             return
         self.shown = done
-        shown = [f"{name} {float(logs[name]):.3f}" for name in ("loss", "reward", "kl") if logs.get(name) is not None]
+        shown = [
+            f"{name} {float(logs[name]):.3f}"
+            for name in ("loss", "reward", "kl")
+            if logs.get(name) is not None
+        ]
         text = f"{self.label}: update {state.global_step}/{state.max_steps}, {', '.join(shown)}"
         print(text, file=sys.stderr, flush=True)
+
+
+def hush() -> None:
+    """Silence the progress bars and notices of the libraries; :class:`Progress` says how far a run is."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
 
 
 def quiet(trainer: Trainer, label: str) -> None:

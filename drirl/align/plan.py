@@ -55,8 +55,8 @@ def batch_plan(
     if benign and not by_kind:
         kinds = ", ".join(sorted(mix))
         raise DrirlError(
-            f"align.shared.benign_per_update is {benign}, but the train split has no prompt of the kinds {kinds}; "
-            "set it to 0 or rerun the stage 'data'"
+            f"align.shared.benign_per_update is {benign}, but the train split has no prompt of the kinds "
+            f"{kinds}; set it to 0 or rerun the stage 'data'"
         )
     harm_streams = {c: _walk(rows, f"{seed}/{c}") for c, rows in sorted(by_category.items())}
     kind_streams = {k: _walk(rows, f"{seed}/{k}") for k, rows in sorted(by_kind.items())}
@@ -70,7 +70,7 @@ def batch_plan(
 
 
 def plan_rows(rows: Sequence[Row], shared: Shared, seed: int, batches: int = 1) -> list[list[Row]]:
-    """Return each update's (prompt, demonstration) pairs; ``batches`` plan steps are joined into one update."""
+    """Return each update's (prompt, demonstration) pairs, joining ``batches`` plan steps into an update."""
     plan = batch_plan(
         [prompt for prompt, _ in rows],
         updates=shared.updates * batches,
@@ -80,7 +80,8 @@ def plan_rows(rows: Sequence[Row], shared: Shared, seed: int, batches: int = 1) 
         seed=seed,
     )
     return [
-        [rows[i] for step in plan[u * batches : (u + 1) * batches] for i in step] for u in range(shared.updates)
+        [rows[i] for step in plan[u * batches : (u + 1) * batches] for i in step]
+        for u in range(shared.updates)
     ]
 
 

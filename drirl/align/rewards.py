@@ -1,4 +1,4 @@
-"""Reward callables for TRL: one bank, each completion scored under its prompt's category in one mixed pass."""
+"""Reward callables for TRL: each completion is scored under its prompt's category, in one mixed pass."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Messages = list[dict[str, str]]
 class BankReward:
     """A ``reward_funcs`` entry of TRL's GRPOTrainer over a :class:`RewardBank`.
 
-    Rows may carry ``category`` (0..6, or -1 for benign prompts, which the bank's head -1 scores); without that
-    column every row counts as benign. A completion is finished if its *token ids* end with an end token: the
-    decoded text no longer shows it.
+    Rows may carry ``category`` (0..6, or -1 for benign prompts, which the bank's head -1 scores); without
+    that column every row counts as benign. A completion is finished if its *token ids* end with an end
+    token: the decoded text no longer shows it.
     """
 
     def __init__(self, bank: RewardBank, end_ids: Collection[int]) -> None:
@@ -52,5 +52,5 @@ def prompt_text(prompt: str | Messages) -> str:
 
 
 def completion_text(completion: str | Messages) -> str:
-    """Return the text of a completion, which TRL gives as one assistant message for conversational prompts."""
+    """Return the text of a completion: TRL gives one assistant message for a conversational prompt."""
     return (completion if isinstance(completion, str) else completion[0]["content"]).strip()

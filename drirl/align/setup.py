@@ -1,6 +1,7 @@
 """What the trained methods share: the policy, TRL arguments, the planned dataset, saving.
 
-One path for a small model on a CPU and a large one on a GPU: device, number format, adapters and vLLM are values.
+One path for a small model on a CPU and a large one on a GPU: device, number format, adapters and vLLM are
+values.
 """
 
 from __future__ import annotations
@@ -8,19 +9,16 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import datasets
-import transformers
 from datasets import Dataset
 from trl import GRPOConfig
 
 from drirl.align.head import use_compact_head
 from drirl.align.interface import Inputs
-from drirl.align.logs import log_records, quiet
+from drirl.align.logs import hush, log_records, quiet
 from drirl.align.plan import Row, plan_rows
 from drirl.align.rewards import BankReward
 from drirl.align.settings import Shared
@@ -58,12 +56,7 @@ class Policy:
 
 def load(inputs: Inputs) -> Policy:
     """Seed everything and load the base policy of a run."""
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
+    hush()
     seed_everything(inputs.seed)
     device = resolve_device(inputs.device)
     model, tokenizer = load_policy(inputs.policy_path, device, inputs.dtype, inputs.revision)
@@ -107,13 +100,11 @@ def micro_batches(sequences: int, shared: Shared) -> tuple[int, int]:
         DrirlError: ``micro_batch`` times the number of processes does not divide them.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    size = shared.micro_batch or sequences // world
-    if size > sequences // world:
-        size = sequences // world
+    size = min(shared.micro_batch or sequences, sequences // world)
     if size == 0 or sequences % (size * world):
         raise DrirlError(
-            f"align.shared.micro_batch: {size} sequences on {world} processes do not divide the {sequences} of an "
-            "update; choose a divisor"
+            f"align.shared.micro_batch: {size} sequences on {world} processes do not divide the {sequences} "
+            "of an update; choose a divisor"
         )
     return size, sequences // (size * world)
 
@@ -211,10 +202,13 @@ def finish(inputs: Inputs, trainer: Any, tokenizer: Any) -> None:
     broken = [r["update"] for r in records if r.get("loss") is None or r.get("grad_norm") is None]
     if broken:
         raise DrirlError(
-            f"{inputs.label}: the loss or its gradient was not finite at update {broken[0]}; lower the learning rate"
+            f"{inputs.label}: the loss or its gradient was not finite at update {broken[0]}; "
+            "lower the learning rate"
         )
     write_jsonl(inputs.out / "log.jsonl", records)
-    inputs.save(trainer.accelerator.unwrap_model(trainer.model), tokenizer)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    model.config.use_cache = True  # the Trainer turns it off, and it would be saved so
+    inputs.save(model, tokenizer)
     shutil.rmtree(inputs.out / "trainer", ignore_errors=True)
 
 

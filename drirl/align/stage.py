@@ -1,8 +1,9 @@
 """Stage ``align``: train one method on one base model, its seeds side by side.
 
-Each seed leaves ``out/align/<model>/<method>/seed<k>/``: ``policy/``, ``log.jsonl``, ``rollouts.jsonl`` (methods that
-sample) and ``run.json``, which is written last. A seed whose ``run.json`` names the hash of exactly these settings,
-inputs and code is kept when the cell runs again; anything else in the cell's folder is removed.
+Each seed leaves ``out/align/<model>/<method>/seed<k>/``: ``policy/``, ``log.jsonl``, ``rollouts.jsonl``
+(methods that sample) and ``run.json``, which is written last. A seed whose ``run.json`` names the hash of
+exactly these settings, inputs and code is kept when the cell runs again; anything else in the cell's folder
+is removed.
 """
 
 from __future__ import annotations
@@ -100,7 +101,10 @@ def run(params: Params, *, model: str, method: str) -> None:
     todo = [job for job in jobs if not _finished(job)]
     for job in jobs:
         if job not in todo:
-            print(f"align {model} {method} seed {job.seed}: kept, nothing it depends on changed", file=sys.stderr)
+            print(
+                f"align {model} {method} seed {job.seed}: kept, nothing it depends on changed",
+                file=sys.stderr,
+            )
     map_processes(
         train_seed, todo, workers=params.run.workers, threads=params.run.threads, preload=found.preload
     )
@@ -134,7 +138,9 @@ def train_seed(job: Job) -> None:
         )
         found.train(inputs, config)
         if not (folder / "policy").is_dir():
-            raise DrirlError(f"baselines/{job.method}.py: train() left no policy; call inputs.save(model, tokenizer)")
+            raise DrirlError(
+                f"baselines/{job.method}.py: train() left no policy; call inputs.save(model, tokenizer)"
+            )
         write_json(
             folder / "run.json",
             {
@@ -163,8 +169,8 @@ def _load_split(out: Path, split: str) -> list[tuple[Prompt, Demo]]:
     for prompt in prompts:
         if prompt.prompt_id not in demos:
             raise DrirlError(
-                f"{out}/data/demos.jsonl: no demonstration for prompt {prompt.prompt_id} of the {split} split; "
-                "rerun the stage 'data'"
+                f"{out}/data/demos.jsonl: no demonstration for prompt {prompt.prompt_id} of the {split} "
+                "split; rerun the stage 'data'"
             )
     return [(prompt, demos[prompt.prompt_id]) for prompt in prompts]
 

@@ -1,8 +1,9 @@
 """GRPO with scaled advantages: the narrow seam into TRL, and DR-IRL on top of it.
 
-Two methods of :class:`trl.GRPOTrainer` are extended, none is copied: TRL generates, scores and normalises, then
-the advantages it returns are multiplied. Scaling the *reward* of a prompt's group instead would be undone by the
-normalisation. Dimension letters: P prompts, G completions per prompt, B = P * G rows, T tokens.
+Two methods of :class:`trl.GRPOTrainer` are extended, none is copied: TRL generates, scores and normalises,
+then the advantages it returns are multiplied. Scaling the *reward* of a prompt's group instead would be
+undone by the normalisation. Dimension letters: P prompts, G completions per prompt, B = P * G rows, T
+tokens.
 
 Use from a script, on any dataset with the columns ``prompt``, ``category`` and ``demonstration``::
 
@@ -96,9 +97,13 @@ class ScaledGRPOTrainer(GRPOTrainer):
         gap: dict[str, Any] = {"r_demo": None, "delta": [], "gap": [], "mask": [1] * size}
         return {**gap, "alpha_D": 1.0, "alpha_M": 1.0, "alpha": 1.0}
 
-    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
+    def _calculate_rewards(
+        self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
+    ) -> Tensor:
         per_function = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        rewards = (per_function * self.reward_weights.to(per_function.device)).nansum(dim=1)  # (processes * B,)
+        rewards = (per_function * self.reward_weights.to(per_function.device)).nansum(
+            dim=1
+        )  # (processes * B,)
         rewards[per_function.isnan().all(dim=1)] = torch.nan
         offset = self.accelerator.process_index * len(prompts)
         self._batch = ScoredBatch(
@@ -108,13 +113,13 @@ class ScaledGRPOTrainer(GRPOTrainer):
             rewards=rewards[offset : offset + len(prompts)],
             all_rewards=rewards,
             offset=offset,
-            group_size=self.num_generations if self.model.training else self.num_generations_eval,
+            group_size=int(self.num_generations if self._training else self.num_generations_eval or 1),
         )
         return per_function
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)
-        if not self.model.training:
+        if not self._training:
             return output
         batch = self._batch
         self.generated_tokens += sum(len(ids) for ids in batch.completion_ids)
@@ -123,6 +128,11 @@ class ScaledGRPOTrainer(GRPOTrainer):
         if self.state.global_step + 1 in self.record_updates:
             self._record(batch, output["advantages"])
         return output
+
+    @property
+    def _training(self) -> bool:
+        assert self.model is not None
+        return bool(self.model.training)
 
     def log_value(self, name: str, value: float) -> None:
         """Add a value to this update's log; TRL averages and reports it with its own metrics."""
@@ -133,7 +143,9 @@ class ScaledGRPOTrainer(GRPOTrainer):
         categories = gather_object([int(row.get("category", BENIGN)) for row in batch.rows])
         everything = self.accelerator.gather(values.float().to(self.accelerator.device)).tolist()
         for category in sorted(set(categories)):
-            found = [v for v, c in zip(everything, categories, strict=True) if c == category and not math.isnan(v)]
+            found = [
+                v for v, c in zip(everything, categories, strict=True) if c == category and not math.isnan(v)
+            ]
             if found:
                 self.log_value(f"{name}/{category}", sum(found) / len(found))
 
@@ -161,8 +173,8 @@ class DRIRLTrainer(ScaledGRPOTrainer):
     """DR-IRL: GRPO with the advantages of a prompt's group multiplied by its hardness alpha.
 
     Rows need ``category`` (an int; -1 for benign) and ``demonstration`` (text, or None). Both completion and
-    demonstration count without their Chain-of-Draft notes. The reward of the demonstration comes from the column
-    ``demo_reward`` or, without it, from the reward functions themselves.
+    demonstration count without their Chain-of-Draft notes. The reward of the demonstration comes from the
+    column ``demo_reward`` or, without it, from the reward functions themselves.
 
     Args:
         hardness: the coefficient with its running means. They live in this process and are not checkpointed.
@@ -206,7 +218,9 @@ class DRIRLTrainer(ScaledGRPOTrainer):
         if not self.found.recentre or advantages.dim() == 2:
             return scaled
         everything = self.accelerator.gather(advantages).cpu().view(-1, batch.group_size)  # (P, G)
-        return self.found.scale(everything).reshape(-1)[batch.offset : batch.offset + len(batch.rows)].to(scaled)
+        return (
+            self.found.scale(everything).reshape(-1)[batch.offset : batch.offset + len(batch.rows)].to(scaled)
+        )
 
     def group_details(self, batch: ScoredBatch, group: int) -> dict[str, Any]:
         """Return what hardness found for the prompt."""
@@ -240,7 +254,8 @@ class DRIRLTrainer(ScaledGRPOTrainer):
         ids = self._tokenizer(text, add_special_tokens=False)["input_ids"] + [self.eos_token_ids[0]]
         columns = {name: [value] for name, value in row.items() if name not in ("prompt", "completion")}
         total = 0.0
-        for function, weight in zip(self.reward_funcs, self.reward_weights.tolist(), strict=True):
+        functions: list[Any] = self.reward_funcs
+        for function, weight in zip(functions, self.reward_weights.tolist(), strict=True):
             if isinstance(function, torch.nn.Module):
                 raise ValueError(
                     "a model as reward function cannot score demonstrations here: add a column 'demo_reward' "
