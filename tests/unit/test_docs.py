@@ -1,0 +1,62 @@
+"""docs/paper.md points to things that exist: files, functions and classes in them, parameters."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
+FILES = sorted(set(re.findall(r"`((?:drirl|baselines|benchmarks|tests)/[\w/]+\.py)(?::\w+)?`", TEXT)))
+NAMES = sorted(set(re.findall(r"`((?:drirl|baselines)/[\w/]+\.py):(\w+)`", TEXT)))
+PARAMETERS = sorted(set(re.findall(r"`((?:run|data|base|reward|align|evaluate|compare)\.[\w.]+)`", TEXT)))
+
+
+def _values() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "profiles" / "tiny.yaml").read_text(encoding="utf-8"))
+
+
+def test_the_table_is_read() -> None:
+    assert len(FILES) > 30
+    assert len(NAMES) > 40
+    assert len(PARAMETERS) > 30
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_file_exists(path: str) -> None:
+    assert (ROOT / path).is_file()
+
+
+@pytest.mark.parametrize(("path", "name"), NAMES)
+def test_name_is_defined_in_its_file(path: str, name: str) -> None:
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    assert name in {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+
+
+@pytest.mark.parametrize("parameter", PARAMETERS)
+def test_parameter_is_in_the_default_profile(parameter: str) -> None:
+    value: Any = _values()
+    for part in parameter.split("."):
+        assert part in value, f"{parameter}: no '{part}'"
+        value = value[part]
+
+
+def test_hardness_parameters_exist() -> None:
+    section = TEXT[TEXT.index("## 5.") : TEXT.index("## 6.")]
+    cells = [
+        row.split("|")[5] for row in section.splitlines() if row.count("|") == 6 and row[2] in "123456789 "
+    ]
+    named = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+    assert len(named) > 12
+    assert named <= set(_values()["align"]["methods"]["dr_irl"]["hardness"])
+
+
+def test_every_link_of_the_documents_leads_somewhere() -> None:
+    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
