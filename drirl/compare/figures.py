@@ -40,7 +40,7 @@ _STYLE: Any = {
 }
 
 SAFETY: tuple[Column, ...] = (
-    ("Refusal of disguised harmful prompts (%)", "drirl_tiny_harmful", "refusal_rate[level=disguised]"),
+    ("Refusal of disguised\nharmful prompts (%)", "drirl_tiny_harmful", "refusal_rate[level=disguised]"),
     ("Refusal of harmful prompts (%)", "drirl_tiny_harmful", "refusal_rate"),
     ("Refusal of unsafe prompts, XSTest (%)", "xstest_unsafe", "refusal_rate"),
 )
@@ -64,13 +64,14 @@ AGAINST: tuple[tuple[Column, ...], ...] = (
 def draw_tradeoff(analysis: Analysis, reports: Path, *, notice: str = "") -> list[Path]:
     """Draw refusal of harmful prompts against helpfulness and against false refusal; return the files.
 
-    The first of ``SAFETY`` and of each of ``AGAINST`` that was measured is drawn; nothing if there is none.
+    The first of ``SAFETY`` and of each of ``AGAINST`` that was measured is drawn; an empty figure says so if
+    there is none.
     """
     safety = _first(analysis, SAFETY)
     against = [column for column in (_first(analysis, options) for options in AGAINST) if column is not None]
     models = _models(analysis)
     if safety is None or not against or not models:
-        return []
+        return _nothing(reports / "tradeoff.png", "refusal and what it costs were not measured")
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(1.2 + 3.5 * len(models), 0.9 + 3.1 * len(against)), layout="constrained")
         grid = figure.subplots(len(against), len(models), squeeze=False, sharey=True, sharex="row")
@@ -112,7 +113,7 @@ def draw_categories(analysis: Analysis, reports: Path, *, notice: str = "") -> l
     base = next((c for c in SAFETY if _by_category(analysis, c[1], c[2].partition("[")[0])), None)
     models = _models(analysis)
     if base is None or not models:
-        return []
+        return _nothing(reports / "categories.png", "refusal by category was not measured")
     benchmark, metric = base[1], base[2].partition("[")[0]
     rows = _by_category(analysis, benchmark, metric)
     names = [name for name in CATEGORIES if any(row.metric.endswith(f"={name}]") for row in rows)]
@@ -273,6 +274,16 @@ def _numbers(path: Path, rows: Sequence[Row]) -> None:
             for row in rows
         ],
     )
+
+
+def _nothing(path: Path, text: str) -> list[Path]:
+    """Write a figure that says why it is empty: a stage has to leave all its outputs."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(5, 1))
+        figure.text(0.5, 0.5, f"Nothing to draw: {text}.", ha="center", va="center")
+        _save(figure, path)
+    _numbers(path.with_suffix(".csv"), [])
+    return [path, path.with_suffix(".csv")]
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -1,0 +1,185 @@
+"""Records into matrices: what is read, what is refused, what is shown as missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from drirl.compare.collect import collect, parse_metric, slices
+from drirl.compare.trace import records_behind
+from drirl.errors import DrirlError
+
+from .conftest import item, write_cell
+
+
+def write(out: Path, method: str = "dpo", seeds: tuple[int, ...] = (0, 1), model: str = "tiny") -> None:
+    items = [
+        item(method=method, model=model, seed=seed, item_id=f"p{n}", value=float(n > 0), cluster=f"{n // 2}")
+        for seed in seeds
+        for n in range(4)
+    ]
+    write_cell(out, model, method, items)
+
+
+def test_values_are_prompts_by_seeds(tmp_path: Path) -> None:
+    items = [
+        item(method="dpo", seed=1, item_id="b", value=1.0, cluster="x", level="direct", category=2),
+        item(method="dpo", seed=0, item_id="b", value=0.0, cluster="x", level="direct", category=2),
+        item(method="dpo", seed=0, item_id="a", value=None),
+        item(method="dpo", seed=1, item_id="a", value=0.5),
+    ]
+    write_cell(tmp_path, "tiny", "dpo", items)
+    records = collect(tmp_path, ["tiny"], ["dpo"], [0, 1])
+    scores = records.cells["tiny", "dpo"]["drirl_tiny_harmful", "refusal_rate"]
+    assert [one.item_id for one in scores.items] == ["a", "b"]
+    assert scores.seeds == (0, 1)
+    np.testing.assert_array_equal(scores.values, [[np.nan, 0.5], [0.0, 1.0]])
+    assert scores.clusters == ("drirl_tiny_harmful/a", "harmful/x")
+    assert scores.higher_is_better
+
+
+def test_a_missing_cell_is_listed_not_invented(tmp_path: Path) -> None:
+    write(tmp_path)
+    records = collect(tmp_path, ["tiny"], ["dpo", "ppo"], [0, 1])
+    assert records.missing == [("tiny", "ppo")]
+    assert records.get("tiny", "ppo", "drirl_tiny_harmful", "refusal_rate") is None
+
+
+def test_nothing_recorded(tmp_path: Path) -> None:
+    with pytest.raises(DrirlError, match="no records of the asked models and methods; run 'dvc repro'"):
+        collect(tmp_path, ["tiny"], ["dpo"], [0])
+
+
+def test_uneven_seeds_are_refused_unless_asked(tmp_path: Path) -> None:
+    write(tmp_path, seeds=(0, 1))
+    with pytest.raises(DrirlError, match=r"seeds \[0, 1\], expected \[0, 1, 2\]"):
+        collect(tmp_path, ["tiny"], ["dpo"], [0, 1, 2])
+    records = collect(tmp_path, ["tiny"], ["dpo"], [0, 1, 2], allow_uneven=True)
+    assert records.cells["tiny", "dpo"]["drirl_tiny_harmful", "refusal_rate"].seeds == (0, 1)
+
+
+def test_a_metric_that_lacks_a_seed_is_refused(tmp_path: Path) -> None:
+    items = [item(method="dpo", seed=seed, item_id="a") for seed in (0, 1)]
+    items.append(item(method="dpo", seed=0, item_id="a", metric="degenerate_rate", value=0.0))
+    write_cell(tmp_path, "tiny", "dpo", items)
+    with pytest.raises(DrirlError, match="degenerate_rate lacks seed 1"):
+        collect(tmp_path, ["tiny"], ["dpo"], [0, 1])
+
+
+def test_base_has_one_seed(tmp_path: Path) -> None:
+    write(tmp_path, method="base", seeds=(0,))
+    assert not collect(tmp_path, ["tiny"], ["base"], [0, 1, 2]).missing
+    write(tmp_path, method="dpo", seeds=(0,))
+    with pytest.raises(DrirlError, match="expected"):
+        collect(tmp_path, ["tiny"], ["dpo"], [0, 1, 2])
+
+
+def test_a_record_twice(tmp_path: Path) -> None:
+    write_cell(tmp_path, "tiny", "dpo", [item(method="dpo"), item(method="dpo")])
+    with pytest.raises(DrirlError, match=r"item 'p0'.*is there twice"):
+        collect(tmp_path, ["tiny"], ["dpo"], [0])
+
+
+def test_a_record_of_another_cell(tmp_path: Path) -> None:
+    write_cell(tmp_path, "tiny", "dpo", [item(method="ppo")])
+    with pytest.raises(DrirlError, match="a record of tiny/ppo in the folder of tiny/dpo"):
+        collect(tmp_path, ["tiny"], ["dpo"], [0])
+
+
+def test_malformed_records_name_file_and_line(tmp_path: Path) -> None:
+    write(tmp_path)
+    path = tmp_path / "evaluate" / "tiny" / "dpo" / "items.jsonl"
+    path.write_text(path.read_text() + '{"run_id": 3}\n')
+    with pytest.raises(DrirlError, match=r"items\.jsonl:9: "):
+        collect(tmp_path, ["tiny"], ["dpo"], [0, 1])
+
+
+def test_an_empty_file_is_no_result(tmp_path: Path) -> None:
+    write_cell(tmp_path, "tiny", "dpo", [])
+    with pytest.raises(DrirlError, match="no records in it"):
+        collect(tmp_path, ["tiny"], ["dpo"], [0])
+
+
+def test_benchmarks_can_be_chosen_and_unknown_ones_are_named(tmp_path: Path) -> None:
+    write(tmp_path)
+    with pytest.raises(DrirlError, match="did you mean 'drirl_tiny_harmful'"):
+        collect(tmp_path, ["tiny"], ["dpo"], [0, 1], benchmarks=["drirl_tiny_harmfull"])
+    records = collect(tmp_path, ["tiny"], ["dpo"], [0, 1], benchmarks=["drirl_tiny_harmful"])
+    assert records.keys() == [("drirl_tiny_harmful", "refusal_rate")]
+
+
+def test_degenerate_replies_are_pooled_over_benchmarks(tmp_path: Path) -> None:
+    items = [
+        item(method="dpo", item_id="a", metric="degenerate_rate", value=1.0, cluster="1"),
+        item(
+            method="dpo",
+            item_id="a",
+            metric="degenerate_rate",
+            value=0.0,
+            cluster="1",
+            benchmark="drirl_tiny_help",
+            kind="task",
+        ),
+    ]
+    write_cell(tmp_path, "tiny", "dpo", items)
+    scores = collect(tmp_path, ["tiny"], ["dpo"], [0]).cells["tiny", "dpo"]["all", "degenerate_rate"]
+    assert scores.values.tolist() == [[1.0], [0.0]]
+    assert scores.clusters == ("harmful/1", "task/1")
+
+
+def test_slices_by_level_and_category(tmp_path: Path) -> None:
+    items = [
+        item(method="dpo", item_id="a", level="disguised", category=0, value=1.0),
+        item(method="dpo", item_id="b", level="direct", category=0, value=0.0),
+        item(method="dpo", item_id="c", level="direct", category=6, value=0.0),
+    ]
+    write_cell(tmp_path, "tiny", "dpo", items)
+    records = collect(tmp_path, ["tiny"], ["dpo"], [0])
+    whole = records.cells["tiny", "dpo"]["drirl_tiny_harmful", "refusal_rate"]
+    assert [(part.metric, len(part.items)) for part in slices(whole)] == [
+        ("refusal_rate[level=direct]", 2),
+        ("refusal_rate[level=disguised]", 1),
+        ("refusal_rate[category=Insult]", 2),
+        ("refusal_rate[category=Ethics & Morality]", 1),
+    ]
+    part = records.get("tiny", "dpo", "drirl_tiny_harmful", "refusal_rate[category=Ethics & Morality]")
+    assert part is not None
+    assert part.items[0].item_id == "c"
+
+
+def test_parse_metric() -> None:
+    assert parse_metric("accuracy") == ("accuracy", None, "")
+    assert parse_metric("refusal_rate[level=direct]") == ("refusal_rate", "level", "direct")
+    with pytest.raises(DrirlError, match="expected a name"):
+        parse_metric("refusal_rate[colour=red]")
+
+
+def test_trace_returns_the_records_of_one_row(tmp_path: Path) -> None:
+    items = [
+        item(method="dpo", item_id="b", level="direct", value=1.0, seed=1),
+        item(method="dpo", item_id="b", level="direct", value=0.0, seed=0),
+        item(method="dpo", item_id="a", level="disguised", value=0.0, seed=0),
+    ]
+    write_cell(tmp_path, "tiny", "dpo", items)
+    found = records_behind(tmp_path, "tiny", "dpo", "drirl_tiny_harmful", "refusal_rate[level=direct]")
+    assert [(one.item_id, one.seed) for one in found] == [("b", 0), ("b", 1)]
+
+
+@pytest.mark.parametrize(
+    ("method", "benchmark", "metric", "message"),
+    [
+        ("ppo", "drirl_tiny_harmful", "refusal_rate", "no records of tiny/ppo"),
+        ("dpo", "drirl_tiny_harmfull", "refusal_rate", "did you mean 'drirl_tiny_harmful'"),
+        ("dpo", "drirl_tiny_harmful", "refusal", "did you mean 'refusal_rate'"),
+        ("dpo", "drirl_tiny_harmful", "refusal_rate[level=disguise]", "no level 'disguise'"),
+        ("dpo", "training", "updates", "have no prompts"),
+    ],
+)
+def test_trace_of_what_is_not_there(
+    tmp_path: Path, method: str, benchmark: str, metric: str, message: str
+) -> None:
+    write(tmp_path)
+    with pytest.raises(DrirlError, match=message):
+        records_behind(tmp_path, "tiny", method, benchmark, metric)
