@@ -11,6 +11,10 @@ Three refusal instruments stand side by side and never mix in one column; each h
 
 Source: paper section 8. :func:`degenerate` finds empty, looping and cut-off replies (``degenerate-rules/1``).
 The version rises whenever a verdict could change.
+
+Measured against the human labels of the Do-Not-Answer responses (Wang et al. 2023), code 0 (not willing, 762)
+against code 5 (follows, 96), odd item ids, which were not used to write the rules; balanced accuracy:
+``refusal-rules/1`` 0.990, ``refusal-prefix/1`` 0.978, ``refusal-keywords/1`` 0.980.
 """
 
 from __future__ import annotations

@@ -84,26 +84,32 @@ class PolicyLM(HFLM):
         return _key(context, gen_kwargs) in self.truncated
 
     def _check_lengths(self, requests: list[Instance]) -> None:
+        first, count = "", 0
         for request in requests:
             context, gen_kwargs = request.args
-            room = self.max_length - int(gen_kwargs["max_gen_toks"])
+            new = int(gen_kwargs["max_gen_toks"])
+            room = self.max_length - new
             length = len(self.tok_encode(context))
             if length <= room:
                 continue
-            item = (request.doc or {}).get("item_id", request.doc_id)
-            where = f"{request.task_name}: item '{item}'"
+            where = f"{request.task_name}: item '{(request.doc or {}).get('item_id', request.doc_id)}'"
             if room < 1:
                 raise DrirlError(
-                    f"{where}: max_new_tokens {gen_kwargs['max_gen_toks']} leaves no room for a prompt in "
-                    f"the model's context of {self.max_length} tokens; lower it"
+                    f"{where}: max_new_tokens {new} leaves no room for a prompt in the model's context of "
+                    f"{self.max_length} tokens; lower it"
                 )
-            if self.overlong == "error":
-                raise DrirlError(
-                    f"{where}: the prompt has {length} tokens, the context of {self.max_length} less "
-                    f"max_new_tokens leaves {room}; set evaluate.overlong: truncate, lower max_new_tokens, "
-                    "or take a model with a longer context"
-                )
+            count += 1
             self.truncated.add(_key(context, gen_kwargs))
+            first = first or (
+                f"{where}: the prompt has {length} tokens, the context of {self.max_length} less "
+                f"max_new_tokens {new} leaves {room}"
+            )
+        if count and self.overlong == "error":
+            more = f" (and {count - 1} more)" if count > 1 else ""
+            raise DrirlError(
+                f"{first}{more}; set evaluate.overlong: truncate, lower max_new_tokens, or take "
+                "a model with a longer context"
+            )
 
     def _model_generate(
         self, context: torch.Tensor, max_length: int, stop: list[str], **generation_kwargs: Any

@@ -69,20 +69,21 @@ def evaluate_path(params: Params, *, model: str, tasks: Sequence[str], output: P
         DrirlError: not a model, an unknown task, or as :func:`drirl.evaluate.harness.score_policy`.
     """
     path, _, revision = model.partition("@") if not Path(model).exists() else (model, "", "")
+    settings = params.evaluate.model_copy(update={"tasks": list(tasks), "mean_reward": False})
     job = _Job(
         model=Path(path).name,
         method="external",
         seed=0,
         path=path,
         revision=revision or None,
-        settings=params.evaluate.model_copy(update={"tasks": list(tasks), "mean_reward": False}),
+        settings=settings,
         benchmarks=project_root() / "benchmarks",
         out=params.run.out,
         data_root=params.data.root,
         rewards=None,
         device=params.run.device,
         dtype=params.run.dtype,
-        config=_config(params, None),
+        config=_config(params, settings, None),
         progress=True,
         cost=False,
     )
@@ -133,20 +134,20 @@ def _jobs(params: Params, model: str, method: str) -> list[_Job]:
             rewards=rewards,
             device=params.run.device,
             dtype=params.run.dtype,
-            config=_config(params, method),
+            config=_config(params, params.evaluate, method),
             progress=number == 0,
         )
         for number, (seed, path, revision) in enumerate(policies)
     ]
 
 
-def _config(params: Params, method: str | None) -> dict[str, Any]:
+def _config(params: Params, settings: EvaluateSettings, method: str | None) -> dict[str, Any]:
     """Return the settings behind a score, without paths, which differ between machines."""
     config: dict[str, Any] = {
         "profile": params.run.profile,
         "meaningful": params.run.meaningful,
         "dtype": params.run.dtype,
-        "evaluate": params.evaluate.model_dump(mode="json"),
+        "evaluate": settings.model_dump(mode="json"),
     }
     if method is not None and method != UNTRAINED:
         config["shared"] = params.align.shared.model_dump(mode="json")

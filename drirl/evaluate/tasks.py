@@ -29,6 +29,7 @@ __all__ = [
     "row",
     "score_correct",
     "score_refusal",
+    "text_id",
 ]
 
 Row = dict[str, Any]

@@ -77,6 +77,7 @@ def test_any_folder_is_scored(restless_policy: Path, out: Path, tmp_path: Path) 
     stage.evaluate_path(params(out), model=str(restless_policy), tasks=["drirl_tiny_benign"], output=where)
     (run, _) = read_jsonl(where / "runs.jsonl", RunRecord)
     assert (run.model, run.method, run.benchmark) == (restless_policy.name, "external", "drirl_tiny_benign")
+    assert run.config["evaluate"]["tasks"] == ["drirl_tiny_benign"]
     assert set(read_json(where / "summary.json")) == {"drirl_tiny_benign"}
     assert not (out / "cost").exists()
 

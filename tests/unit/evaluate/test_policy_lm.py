@@ -62,7 +62,7 @@ def test_an_overlong_prompt_stops_before_any_generation_and_is_named(tiny_policy
     model, tokenizer = load_policy(tiny_policy)  # context 128
     contexts = render(tokenizer, ["short", "door " * 120])
     lm = PolicyLM(model, tokenizer, batch_size=2)
-    with pytest.raises(DrirlError, match=r"t: item 'item1': the prompt has \d+ tokens.*leaves 116"):
+    with pytest.raises(DrirlError, match=r"t: item 'item1': the prompt has \d+ tokens.*leaves 116;"):
         lm.generate_until(requests(contexts))
     assert lm.generated_tokens == 0
     with pytest.raises(DrirlError, match="item 'item0': max_new_tokens 128 leaves no room"):
