@@ -225,14 +225,14 @@ def _check_seeds(
         if holes and not allow_uneven:
             raise DrirlError(
                 f"{folder}: {scores.benchmark}, {scores.metric} lacks seed {holes[0]}, which others have; "
-                "rerun the stage evaluate of this cell or pass --allow-uneven"
+                "rerun its stage evaluate or set compare.allow_uneven"
             )
     if allow_uneven or (method in UNTRAINED and len(found) == 1):
         return
     if found != sorted(seeds):
         raise DrirlError(
             f"{folder}: seeds {found}, expected {sorted(seeds)} (run.seeds): averages over others do not "
-            "compare; rerun this cell or pass --allow-uneven"
+            "compare; rerun this cell or set compare.allow_uneven"
         )
 
 
