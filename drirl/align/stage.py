@@ -208,7 +208,7 @@ def _input_hashes(
 def _code_hash(method_file: Path) -> str:
     """Hash the sources a seed's result depends on, as dvc.yaml lists them."""
     package = Path(__file__).resolve().parents[1]
-    names = ("detect", "generate", "models", "records", "sampler", "text", "reward/bank")
+    names = ("data/check", "detect", "generate", "models", "records", "reward/bank", "sampler", "text")
     sources = [method_file, *(package / f"{name}.py" for name in names)]
     for room in ("align", "hardness"):
         sources += sorted((package / room).glob("*.py"))

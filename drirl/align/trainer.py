@@ -113,7 +113,7 @@ class ScaledGRPOTrainer(GRPOTrainer):
             rewards=rewards[offset : offset + len(prompts)],
             all_rewards=rewards,
             offset=offset,
-            group_size=int(self.num_generations if self._training else self.num_generations_eval or 1),
+            group_size=(self.num_generations if self._training else self.num_generations_eval) or 1,
         )
         return per_function
 
