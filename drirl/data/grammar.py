@@ -241,7 +241,7 @@ def _notes(label: str, level: str, plan: str, rng: random.Random, task: bool = F
 
 def _helpful(rng: random.Random) -> str:
     parts = _file("replies")["helpful"]
-    body = rng.sample(parts["body"], rng.choice((1, 2, 2, 3)))
+    body = rng.sample(parts["body"], rng.choice((1, 1, 2)))
     return " ".join([rng.choice(parts["opening"]), *body] if rng.random() < 0.8 else body)
 
 
@@ -249,7 +249,7 @@ def _refusal(label: str, rng: random.Random) -> tuple[str, str]:
     """Return a refusal and the name of its order: decline, reason and alternatives in varied order."""
     parts = _file("replies")
     decline, reason = rng.choice(parts["decline"]), rng.choice(parts["reason"][label])
-    alternatives = rng.sample(parts["alternative"][label], rng.choice((0, 1, 1)))
+    alternatives = rng.sample(parts["alternative"][label], rng.choice((0, 0, 1)))
     order = rng.choice(("decline-reason", "reason-decline", "decline-alternative"))
     if order == "decline-alternative" and not alternatives:
         order = "decline-reason"
