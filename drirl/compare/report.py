@@ -323,8 +323,8 @@ def _mean_reward(analysis: Analysis) -> str:
     ]
     return (
         "## Mean reward ↑\n\nScore of the completions under the category rewards of the same base model "
-        "(standard deviations from the mean of base samples). Methods trained on these rewards can exploit "
-        "them, so this is no measure of safety.\n\n"
+        "(standard deviations from the mean of validation demonstrations and samples). Methods trained on "
+        "these rewards can exploit them, so this is no measure of safety.\n\n"
         + _table(["Model", "Method", *(code(name) for name in names)], lines)
     )
 
