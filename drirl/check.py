@@ -7,9 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
-
-from drirl.config import Params, load_params, validate
+from drirl.config import Params, load_params, parse_params
 from drirl.errors import DrirlError, nearest
 
 __all__ = ["benchmark_names", "check_params", "check_project", "describe_methods"]
@@ -61,7 +59,7 @@ def check_project(root: Path, profile: str | None = None) -> list[str]:
         from drirl.profiles import render
 
         where = f"profiles/{profile}.yaml"
-        params = validate(yaml.safe_load(render(profile, root)), where)
+        params = parse_params(render(profile, root), where)
         if params.run.profile != profile:
             raise DrirlError(f"{where}: run.profile: expected '{profile}', found '{params.run.profile}'")
     return check_params(params, Path(root), where)

@@ -19,7 +19,7 @@ from drirl.evaluate.settings import EvaluateSettings
 from drirl.reward.settings import RewardSettings
 from drirl.settings import Section
 
-__all__ = ["Params", "RunSettings", "load_params", "project_root", "validate"]
+__all__ = ["Params", "RunSettings", "load_params", "parse_params", "project_root", "validate"]
 
 
 class RunSettings(Section):
@@ -87,16 +87,25 @@ def load_params(path: Path | None = None) -> Params:
     """Read and check params.yaml; ``${VAR}`` in a value is replaced by that environment variable."""
     path = Path(path) if path else project_root() / "params.yaml"
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise DrirlError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise DrirlError(f"{path}: not UTF-8 text: {error}") from None
+    return parse_params(text, str(path))
+
+
+def parse_params(text: str, where: str) -> Params:
+    """Check the text of a params.yaml; ``where`` names it in errors."""
+    try:
+        values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise DrirlError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+        raise DrirlError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
     if not isinstance(values, dict):
-        raise DrirlError(f"{path}: expected a mapping of sections")
-    return validate(_expand(values), path.name)
+        raise DrirlError(f"{where}: expected a mapping of sections")
+    return validate(_expand(values), Path(where).name)
 
 
 def _expand(value: Any) -> Any:
