@@ -16,7 +16,7 @@ __all__ = ["ALPHA", "TRAINING", "write_curves"]
 TRAINING = ("loss", "grad_norm", "reward", "reward_std", "kl", "entropy", "length", "cut_off_share", "scale")
 """Values of log.jsonl that become columns of training.csv."""
 
-ALPHA = ("alpha", "alpha_D", "alpha_M", "delta", "gap", "masked")
+ALPHA = ("alpha", "alpha_D", "alpha_M", "delta", "gap", "masked_share")
 """Values logged as ``<name>/<category>`` that become columns of alpha.csv."""
 
 Means = dict[str, float]
@@ -65,7 +65,7 @@ def _alpha_lines(update: int, means: Means) -> list[list[str]]:
     by_category: dict[int, Means] = {}
     for name, value in means.items():
         kind, _, category = name.partition("/")
-        if kind in ALPHA and category:
+        if kind in ALPHA and category.lstrip("-").isdigit():  # other suffixes: mean, quantiles
             by_category.setdefault(int(category), {})[kind] = value
     if not by_category:
         return []
