@@ -25,11 +25,15 @@ from drirl.models import load_tokenizer
 from drirl.records import BENIGN, atomic_dir, read_json, write_json
 from drirl.text import split_draft
 
-__all__ = ["ALL", "Head", "RewardBank"]
+__all__ = ["ALL", "Head", "Pack", "RewardBank"]
 
 ALL = "all"
 """Name of the head of a single reward for every prompt."""
 Head = int | str
+Pack = tuple[list[int], list[list[int]]]
+"""Token ids of a prompt and of its replies."""
+PACK = 8
+"""Most replies that share one row when scoring."""
 
 
 class RewardBank(nn.Module):
@@ -181,26 +185,48 @@ class RewardBank(nn.Module):
         ids = self.tokenizer(list(replies), add_special_tokens=False)["input_ids"]
         return [[*row, end] if done else row for row, done in zip(ids, finished)]
 
-    def join(self, prompt: list[int], reply: list[int]) -> list[int]:
-        """Put a prompt and a reply together; one over the context loses its tail, and so its end token."""
-        return (prompt + reply)[: self.context]
-
     # ----------------------------------------------------------------------------------------------- scoring
 
-    def forward(self, sequences: Sequence[list[int]]) -> Tensor:
-        """Return raw (uncalibrated) rewards of every head, (B, H).
+    def forward(self, packs: Sequence[Pack]) -> Tensor:
+        """Return raw (uncalibrated) rewards of every head for every reply, (B, H), pack after pack.
 
-        Sequences are padded on the right; attention is causal, so padding never reaches the last real token.
+        A pack is one prompt with any number of replies; the prompt is read once. Its replies stand side by
+        side in one row, each sees the prompt and itself only, and its positions go on from the prompt. Rows
+        are padded on the right; attention is causal, so padding never reaches a real token.
         """
-        lengths = torch.tensor([len(row) for row in sequences], device=self.device)  # (B,)
-        width = int(lengths.max())
+        rows, positions, segments, last = [], [], [], []
+        for prompt, replies in packs:
+            row, place, segment = [*prompt], [*range(len(prompt))], [0] * len(prompt)
+            for k, whole in enumerate(replies, 1):
+                reply = whole[
+                    : self.context - len(prompt)
+                ]  # over the context: the tail, and so the end, is lost
+                row += reply
+                place += range(len(prompt), len(prompt) + len(reply))
+                segment += [k] * len(reply)
+                last.append((len(rows), len(row) - 1 if reply else len(prompt) - 1))
+            rows.append(row)
+            positions.append(place)
+            segments.append(segment)
+        width = max(len(row) for row in rows)
         pad = int(self.tokenizer.pad_token_id)
-        ids = torch.tensor(
-            [row + [pad] * (width - len(row)) for row in sequences], device=self.device
-        )  # (B, T)
-        hidden = self.trunk(input_ids=ids, use_cache=False).last_hidden_state  # (B, T, D)
-        last = hidden[torch.arange(len(sequences), device=self.device), lengths - 1]  # (B, D)
-        return self.head(last.to(self.head.weight.dtype))  # (B, H)
+        ids = self._padded(rows, width, pad)  # (P, T)
+        inputs: dict[str, Any] = {"input_ids": ids, "position_ids": self._padded(positions, width, 0)}
+        if any(len(replies) > 1 for _, replies in packs):
+            own = self._padded(segments, width, -1)  # (P, T)
+            seen = (own[:, :, None] == own[:, None, :]) | (own[:, None, :] == 0)  # (P, T, T)
+            seen &= torch.ones(width, width, dtype=torch.bool, device=self.device).tril()
+            blocked = torch.zeros(seen.shape, dtype=self.head.weight.dtype, device=self.device)
+            blocked.masked_fill_(~seen, torch.finfo(blocked.dtype).min)
+            inputs["attention_mask"] = blocked[:, None]  # (P, 1, T, T)
+        else:
+            inputs["position_ids"] = None
+        hidden = self.trunk(**inputs, use_cache=False).last_hidden_state  # (P, T, D)
+        row_index, token_index = torch.tensor(last, device=self.device).unbind(1)  # (B,)
+        return self.head(hidden[row_index, token_index].to(self.head.weight.dtype))  # (B, H)
+
+    def _padded(self, rows: Sequence[list[int]], width: int, value: int) -> Tensor:
+        return torch.tensor([row + [value] * (width - len(row)) for row in rows], device=self.device)
 
     def columns(self, categories: Sequence[int]) -> Tensor:
         """Return the head column of each category, (B,); a bank with the single head "all" gives zeros.
@@ -218,22 +244,39 @@ class RewardBank(nn.Module):
         return torch.tensor([where[c] for c in categories], dtype=torch.long, device=self.device)
 
     @torch.no_grad()
-    def raw_all(self, sequences: Sequence[list[int]], batch_size: int = 128) -> Tensor:
-        """Return raw rewards of every head for many sequences, (B, H), in batches of similar length."""
+    def raw_all(self, packs: Sequence[Pack], tokens: int = 8192) -> Tensor:
+        """Return raw rewards of every head for every reply of many packs, (B, H), pack after pack.
+
+        Batches hold packs of similar length, about ``tokens`` tokens together.
+        """
         was_training = self.training
         self.eval()
-        order = sorted(range(len(sequences)), key=lambda i: (len(sequences[i]), i))
-        out = torch.zeros(len(sequences), len(self.heads))
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            out[rows] = self([sequences[i] for i in rows]).float().cpu()
+        starts = [0]
+        for _, replies in packs:
+            starts.append(starts[-1] + len(replies))
+        out = torch.zeros(starts[-1], len(self.heads))
+        lengths = [len(prompt) + sum(len(reply) for reply in replies) for prompt, replies in packs]
+        order = sorted(range(len(packs)), key=lambda i: (lengths[i], i))
+        at = 0
+        while at < len(order):
+            end = at + 1
+            while end < len(order) and lengths[order[end]] * (end + 1 - at) <= tokens:
+                end += 1
+            chosen = order[at:end]
+            rows = [row for i in chosen for row in range(starts[i], starts[i + 1])]
+            out[rows] = self([packs[i] for i in chosen]).float().cpu()
+            at = end
         self.train(was_training)
         return out
 
     def score_all(
-        self, prompts: Sequence[str], answers: Sequence[str], finished: Sequence[bool], batch_size: int = 128
+        self,
+        prompts: Sequence[str],
+        answers: Sequence[str],
+        finished: Sequence[bool],
+        calibrated: bool = True,
     ) -> Tensor:
-        """Return calibrated rewards of every head, (B, H) float32 on the CPU; see :meth:`score`."""
+        """Return rewards of every head, (B, H) float32 on the CPU; see :meth:`score`."""
         if not prompts:
             raise DrirlError("nothing to score: expected at least one prompt with a reply")
         if not len(prompts) == len(answers) == len(finished):
@@ -241,11 +284,11 @@ class RewardBank(nn.Module):
                 f"expected as many replies and end marks as prompts; found {len(prompts)} prompts, "
                 f"{len(answers)} replies, {len(finished)} end marks"
             )
-        unique = sorted(set(prompts))
-        known = dict(zip(unique, self.prompt_ids(unique)))
-        replies = self.reply_ids(answers, finished)
-        sequences = [self.join(known[p], r) for p, r in zip(prompts, replies)]
-        scores = (self.raw_all(sequences, batch_size) - self.mu.cpu()) / self.scale.cpu()
+        packs, order = self._packs(prompts, self.reply_ids(answers, finished))
+        scores = torch.zeros(len(prompts), len(self.heads))
+        scores[order] = self.raw_all(packs)
+        if calibrated:
+            scores = (scores - self.mu.cpu()) / self.scale.cpu()
         if not torch.isfinite(scores).all():
             row, column = (~torch.isfinite(scores)).nonzero()[0].tolist()
             raise DrirlError(
@@ -254,13 +297,31 @@ class RewardBank(nn.Module):
             )
         return scores
 
+    def _packs(self, prompts: Sequence[str], replies: Sequence[list[int]]) -> tuple[list[Pack], list[int]]:
+        """Put replies to the same prompt together, at most ``PACK`` each; also say which reply stands
+        where.
+        """
+        unique = sorted(set(prompts))
+        known = dict(zip(unique, self.prompt_ids(unique)))
+        where: dict[str, list[int]] = {}
+        for i, prompt in enumerate(prompts):
+            where.setdefault(prompt, []).append(i)
+        packs: list[Pack] = []
+        order: list[int] = []
+        for prompt, indices in where.items():
+            for start in range(0, len(indices), PACK):
+                chosen = indices[start : start + PACK]
+                packs.append((known[prompt], [replies[i] for i in chosen]))
+                order += chosen
+        return packs, order
+
     def score(
         self,
         prompts: Sequence[str],
         answers: Sequence[str],
         finished: Sequence[bool],
         categories: Sequence[int],
-        batch_size: int = 128,
+        calibrated: bool = True,
     ) -> Tensor:
         """Return the calibrated reward of each reply under its prompt's category.
 
@@ -269,6 +330,7 @@ class RewardBank(nn.Module):
             answers: B replies in the bank's input mode (without the draft if ``answer``).
             finished: B; whether the completion ended with the end token.
             categories: B; 0..6, or -1 for a benign prompt. A bank with the single head "all" ignores them.
+            calibrated: False leaves the scale of the fit, which the IRL policy update is defined on.
         Returns:
             (B,) float32 on the CPU, in standard deviations of the calibration set; always finite.
         Raises:
@@ -278,7 +340,8 @@ class RewardBank(nn.Module):
         if len(categories) != len(prompts):
             raise DrirlError(f"expected one category per prompt; found {len(categories)} for {len(prompts)}")
         columns = self.columns(categories).cpu()
-        return self.score_all(prompts, answers, finished, batch_size)[torch.arange(len(columns)), columns]
+        scores = self.score_all(prompts, answers, finished, calibrated)
+        return scores[torch.arange(len(columns)), columns]
 
     def score_completions(
         self,
@@ -286,13 +349,13 @@ class RewardBank(nn.Module):
         completions: Sequence[str],
         finished: Sequence[bool],
         categories: Sequence[int],
-        batch_size: int = 128,
+        calibrated: bool = True,
     ) -> Tensor:
         """As :meth:`score`, from whole completions: in the mode ``answer`` the draft is cut off first."""
         answers = (
             [split_draft(text)[1] for text in completions] if self.input_mode == "answer" else completions
         )
-        return self.score(prompts, answers, finished, categories, batch_size)
+        return self.score(prompts, answers, finished, categories, calibrated)
 
     # ------------------------------------------------------------------------------------------- calibration
 

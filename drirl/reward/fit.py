@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from drirl.errors import DrirlError
-from drirl.reward.bank import RewardBank
+from drirl.reward.bank import Pack, RewardBank
 from drirl.reward.items import Item, Reply, demonstration, group_key
 from drirl.reward.losses import infonce_loss, logistic_loss, penalty
 from drirl.reward.settings import RewardSettings
@@ -31,15 +31,21 @@ class Row:
 
     group: str
     column: int
+    prompt: list[int]
     chosen: list[int]
     rejected: list[list[int]]
     weights: list[float]
-    kinds: list[str]
+    offsets: list[float]
+
+    @property
+    def pack(self) -> Pack:
+        """The prompt with the demonstration first, then the negatives."""
+        return self.prompt, [self.chosen, *self.rejected]
 
     @property
     def length(self) -> int:
-        """Longest sequence of the row, tokens."""
-        return max(len(ids) for ids in (self.chosen, *self.rejected))
+        """Tokens of the row."""
+        return len(self.prompt) + len(self.chosen) + sum(len(ids) for ids in self.rejected)
 
 
 @dataclass
@@ -70,10 +76,11 @@ def rows_of(bank: RewardBank, items: Sequence[Item], replies: Sequence[Sequence[
             Row(
                 group=group_key(item),
                 column=column,
-                chosen=bank.join(prompt, demo),
-                rejected=[bank.join(prompt, ids) for ids in negatives],
+                prompt=prompt,
+                chosen=demo,
+                rejected=negatives,
                 weights=[r.weight for r in kept],
-                kinds=[r.kind for r in kept],
+                offsets=[r.offset for r in kept],
             )
         )
     return rows
@@ -112,11 +119,11 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * _schedule(step, steps)
         batch = next(batches)
-        chosen, rejected, weights, tokens = _rewards(bank, batch)
+        chosen, rejected, weights, offsets, tokens = _rewards(bank, batch)
         if settings.loss == "infonce":
-            loss = infonce_loss(chosen, rejected, weights, settings.beta)
+            loss = infonce_loss(chosen, rejected + offsets, weights, settings.beta)
         else:
-            loss = logistic_loss(chosen, rejected, weights)
+            loss = logistic_loss(chosen, rejected + offsets, weights)
         loss = loss + settings.penalty * penalty(chosen, rejected, weights)
         if not torch.isfinite(loss):
             raise DrirlError(f"reward: the loss is not finite at step {step}; lower reward.lr")
@@ -125,7 +132,7 @@ def fit(
         torch.nn.utils.clip_grad_norm_(bank.parameters(), 1.0)
         optimizer.step()
         log.tokens += tokens
-        running += float(loss)
+        running += loss.item()
         if step in marks:
             log.losses.append(round(running / (steps / settings.checks), 6))
             running = 0.0
@@ -144,10 +151,9 @@ def fit(
 
 def group_accuracy(bank: RewardBank, rows: Sequence[Row]) -> dict[str, float]:
     """Return per group the share of pairs the demonstration wins; a tie counts half."""
-    sequences = [ids for row in rows for ids in (row.chosen, *row.rejected)]
-    if not sequences:
+    if not rows:
         return {}
-    raw = bank.raw_all(sequences)
+    raw = bank.raw_all([row.pack for row in rows])
     wins: dict[str, list[float]] = defaultdict(list)
     at = 0
     for row in rows:
@@ -165,31 +171,39 @@ def calibrate(bank: RewardBank, items: Sequence[Item], samples: Sequence[Sequenc
     """
     columns = bank.columns([item.head for item in items]).tolist()
     prompts = bank.prompt_ids([item.prompt.text for item in items])
-    texts = [[demonstration(i.demo, bank.input_mode), *(r.text for r in rs)] for i, rs in zip(items, samples)]
-    ends = [[True, *(r.finished for r in rs)] for rs in samples]
-    replies = bank.reply_ids([t for row in texts for t in row], [e for row in ends for e in row])
-    owners = [i for i, row in enumerate(texts) for _ in row]
-    sequences = [bank.join(prompts[i], ids) for i, ids in zip(owners, replies)]
-    bank.calibrate(bank.raw_all(sequences), torch.tensor([columns[i] for i in owners]))
+    packs: list[Pack] = []
+    owners: list[int] = []
+    for item, prompt, column, replies in zip(items, prompts, columns, samples):
+        texts = [demonstration(item.demo, bank.input_mode), *(r.text for r in replies)]
+        ends = [True, *(r.finished for r in replies)]
+        packs.append((prompt, bank.reply_ids(texts, ends)))
+        owners += [column] * len(texts)
+    bank.calibrate(bank.raw_all(packs), torch.tensor(owners))
 
 
-def _rewards(bank: RewardBank, batch: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor, int]:
-    """One forward pass over demonstrations and negatives: (B,), (B, K), weights (B, K), tokens read."""
+def _rewards(bank: RewardBank, batch: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+    """One forward pass over demonstrations and negatives: (B,), (B, K), weights and offsets (B, K),
+    tokens.
+    """
     width = max(len(row.rejected) for row in batch)
-    sequences = [row.chosen for row in batch] + [ids for row in batch for ids in row.rejected]
-    columns = [row.column for row in batch] + [row.column for row in batch for _ in row.rejected]
+    columns: list[int] = []
+    first: list[int] = []
     index = torch.zeros(len(batch), width, dtype=torch.long)
     weights = torch.zeros(len(batch), width)
-    at = len(batch)
+    offsets = torch.zeros(len(batch), width)
     for b, row in enumerate(batch):
-        count = len(row.rejected)
-        index[b, :count] = torch.arange(at, at + count)
+        count, at = len(row.rejected), len(columns)
+        first.append(at)
+        index[b, :count] = torch.arange(at + 1, at + 1 + count)
         weights[b, :count] = torch.tensor(row.weights)
-        at += count
-    raw = bank(sequences)  # (N, H)
+        offsets[b, :count] = torch.tensor(row.offsets)
+        columns += [row.column] * (1 + count)
+    raw = bank([row.pack for row in batch])  # (N, H)
     picked = raw.gather(1, torch.tensor(columns, device=raw.device)[:, None])[:, 0]  # (N,)
-    rejected = picked[index.to(raw.device)]  # (B, K)
-    return picked[: len(batch)], rejected, weights.to(raw.device), sum(len(ids) for ids in sequences)
+    chosen = picked[torch.tensor(first, device=raw.device)]  # (B,)
+    rejected = picked[index.to(raw.device)]  # (B, K); unused places hold the first value, at weight 0
+    tokens = sum(row.length for row in batch)
+    return chosen, rejected, weights.to(raw.device), offsets.to(raw.device), tokens
 
 
 def _batches(rows: Sequence[Row], size: int, seed: int) -> Iterator[list[Row]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -83,7 +83,7 @@ def sample_replies(
 
 
 def reward_function(bank: RewardBank) -> Callable[[Sequence[Item], Sequence[Completion]], Tensor]:
-    """Return calibrated rewards of completions, for the policy update."""
+    """Return raw rewards of completions: the inner problem max E[r] - beta KL is posed on that scale."""
 
     def reward(items: Sequence[Item], completions: Sequence[Completion]) -> Tensor:
         return bank.score_completions(
@@ -91,6 +91,7 @@ def reward_function(bank: RewardBank) -> Callable[[Sequence[Item], Sequence[Comp
             [completion.text for completion in completions],
             [completion.finished for completion in completions],
             [item.head for item in items],
+            calibrated=False,
         )
 
     return reward
@@ -132,6 +133,8 @@ def learn(
         else:
             samples = sample_replies(policy, train, settings.samples, base_seed, t, settings)
             val_samples = sample_replies(policy, val, settings.samples, base_seed + 1, t, settings)
+        if settings.anchor and t > 0:
+            samples = _anchored(bank, train, samples)
         outcome.policies.append(policy)
         outcome.samples.append(samples)
         outcome.val_samples.append(val_samples)
@@ -180,12 +183,8 @@ def _candidates(
         rows += rng.sample(earlier, min(settings.replay, len(earlier)))
         rows += negatives.draw(item, settings.hard_negatives, rng)
         rows += negatives.wrong_answers(item, settings.wrong_answers, rng)
-        result.append([_dated(r, iteration) if r.kind != "sample" else r for r in rows])
+        result.append([replace(r, iteration=iteration) if r.kind != "sample" else r for r in rows])
     return result
-
-
-def _dated(reply: Reply, iteration: int) -> Reply:
-    return Reply(reply.text, reply.finished, reply.kind, iteration, reply.verdict, reply.weight)
 
 
 def _resampled(
@@ -206,18 +205,38 @@ def _resampled(
         [reply.text for _, reply in flat],
         [reply.finished for _, reply in flat],
         [item.head for item, _ in flat],
+        calibrated=False,
     )
     result, at = [], 0
     for row in stored:
         weights = torch.softmax(rewards[at : at + len(row)] / settings.beta, 0)
         at += len(row)
         drawn = torch.multinomial(weights, len(row), replacement=True, generator=generator).tolist()
-        result.append(
-            [
-                Reply(row[k].text, row[k].finished, "sample", iteration, row[k].verdict, row[k].weight)
-                for k in drawn
-            ]
-        )
+        result.append([replace(row[k], iteration=iteration) for k in drawn])
+    return result
+
+
+def _anchored(
+    bank: RewardBank, items: Sequence[Item], samples: Sequence[Sequence[Reply]]
+) -> list[list[Reply]]:
+    """Give every sample the margin it has under the reward r_t that its policy pi_ref * exp(r_t / beta)
+    follows.
+
+    The logistic loss on (r - r_t) has its optimum where r - r_t = log(demonstrations / pi_t), so a policy
+    that already matches the demonstrations leaves the reward where it is. On r itself the optimum would be
+    flat there.
+    """
+    result = []
+    for item, replies in zip(items, samples):
+        texts = [demonstration(item.demo, bank.input_mode), *(r.text for r in replies)]
+        raw = bank.score(
+            [item.prompt.text] * len(texts),
+            texts,
+            [True, *(r.finished for r in replies)],
+            [item.head] * len(texts),
+            calibrated=False,
+        ).tolist()
+        result.append([replace(r, offset=raw[0] - value) for r, value in zip(replies, raw[1:])])
     return result
 
 

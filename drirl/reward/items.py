@@ -52,7 +52,9 @@ class Reply:
     """A candidate reply in the form the reward sees it, and where it came from.
 
     ``kind``: "sample" (drawn from a policy) or the name of a hard negative. ``iteration``: the outer
-    iteration it was made in. ``verdict``: what the rules say about it.
+    iteration it was made in. ``verdict``: what the rules say about it. ``offset``: r_t(demonstration) -
+    r_t(reply) under the reward r_t that the sampling policy follows (0: not anchored, see
+    ``reward.anchor``).
     """
 
     text: str
@@ -61,6 +63,7 @@ class Reply:
     iteration: int = 0
     verdict: str = ""
     weight: float = 1.0
+    offset: float = 0.0
 
 
 def load_items(out: Path, split: str) -> list[Item]:

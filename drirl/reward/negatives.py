@@ -21,10 +21,11 @@ from drirl.records import BENIGN
 from drirl.reward.items import Item, Reply, demonstration, group_key, reply_part, similarity, verdict
 from drirl.text import SEPARATOR
 
-__all__ = ["BENIGN_KINDS", "HARMFUL_KINDS", "Negatives"]
+__all__ = ["BENIGN_KINDS", "HARMFUL_KINDS", "TASK_KINDS", "Negatives"]
 
 HARMFUL_KINDS = ("repetition", "cut_off", "run_together", "other_reply", "shuffled", "compliance")
-BENIGN_KINDS = ("repetition", "cut_off", "run_together", "other_reply", "shuffled", "refusal", "refusal")
+BENIGN_KINDS = ("repetition", "cut_off", "run_together", "shuffled", "refusal", "refusal")
+TASK_KINDS = (*BENIGN_KINDS, "other_reply")
 """Kinds drawn for a prompt, each as often as it stands here; ``wrong`` is drawn apart (tasks only)."""
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
@@ -52,7 +53,9 @@ class Negatives:
 
     def kinds(self, item: Item) -> tuple[str, ...]:
         """Return the kinds that can be made for this item (``wrong`` apart)."""
-        return BENIGN_KINDS if item.head == BENIGN else HARMFUL_KINDS
+        if item.head != BENIGN:
+            return HARMFUL_KINDS
+        return TASK_KINDS if item.prompt.kind == "task" else BENIGN_KINDS
 
     def draw(self, item: Item, count: int, rng: random.Random) -> list[Reply]:
         """Draw ``count`` hard negatives of different kinds, as far as they can be made."""

@@ -20,7 +20,7 @@ from drirl.records import BENIGN
 from drirl.reward.bank import ALL, RewardBank
 from drirl.reward.irl import sample_replies
 from drirl.reward.items import HARM_CATEGORIES, Item, Reply, demonstration, group_key, unsafe_or_broken
-from drirl.reward.negatives import BENIGN_KINDS, HARMFUL_KINDS, Negatives
+from drirl.reward.negatives import BENIGN_KINDS, HARMFUL_KINDS, TASK_KINDS, Negatives
 from drirl.reward.policy import Policy
 from drirl.reward.settings import RewardSettings
 
@@ -94,7 +94,7 @@ def draw_held_out(
                 negatives.remember_unsafe(item.head, reply.text)
     counts = {group: sum(group_key(item) == group for item in items) for group in groups}
     rng = random.Random(seed + 7)
-    for kind in sorted({*HARMFUL_KINDS, *BENIGN_KINDS}):
+    for kind in sorted({*HARMFUL_KINDS, *BENIGN_KINDS, *TASK_KINDS}):
         rows = [[] for _ in items]
         for i, item in enumerate(items):
             if kind not in negatives.kinds(item):

@@ -54,6 +54,10 @@ class RewardSettings(Section):
     hard_negatives: int = Field(2, ge=0, description="hard negatives per prompt and iteration")
     wrong_answers: int = Field(3, ge=0, description="made-up wrong answers per task and iteration")
     loss: Literal["logistic", "infonce"] = "logistic"
+    anchor: bool = Field(
+        False,
+        description="measure margins relative to the reward of the sampling policy (exact)",
+    )
     update: Literal["grpo", "reweight", "none"] = Field(
         "grpo", description="policy update between iterations"
     )
