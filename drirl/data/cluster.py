@@ -83,21 +83,23 @@ def cluster_ids(prompts: Sequence[RawPrompt], *, encode: Encode, seed: int) -> l
     """Number the cluster of every prompt; a cluster never crosses kind or category.
 
     A prompt with an intent belongs to the cluster of that intent. The others of one kind and category
-    are clustered by k-means on their embeddings with k = round(sqrt(n)).
+    are clustered by k-means on their embeddings with k = round(sqrt(n)); prompts that a source fixes to
+    different splits are clustered apart.
     """
     names: list[tuple[str, int, str]] = [(p.kind, p.category, p.intent) for p in prompts]
-    loose: dict[tuple[str, int], list[int]] = defaultdict(list)
+    loose: dict[tuple[str, int, str], list[int]] = defaultdict(list)
     for i, prompt in enumerate(prompts):
         if not prompt.intent:
-            loose[prompt.kind, prompt.category].append(i)
+            loose[prompt.kind, prompt.category, prompt.split].append(i)
     for group in sorted(loose):
         members = loose[group]
         k = max(1, round(len(members) ** 0.5))
         labels = (
             _k_means(encode([prompts[i].text for i in members]), k, seed) if k > 1 else [0] * len(members)
         )
+        kind, category, split = group
         for i, label in zip(members, labels, strict=True):
-            names[i] = (*group, f"k-means {label:04d}")
+            names[i] = (kind, category, f"k-means {split} {label:04d}")
     number = {name: index for index, name in enumerate(sorted(set(names)))}
     return [number[name] for name in names]
 

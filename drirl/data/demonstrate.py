@@ -41,15 +41,26 @@ def write_grammar(prompt: Prompt, raw: RawPrompt, seed: int, attempt: int) -> Ra
     return grammar.demonstrate(prompt, seed, attempt)
 
 
-def write_human(prompt: Prompt, raw: RawPrompt, seed: int, attempt: int) -> RawDemo | None:
-    """Writer ``human``: replies of the source, best first; the grammar where it has none."""
-    if raw.answers:
-        return raw.answers[attempt] if attempt < len(raw.answers) else None
+def write_labelled(prompt: Prompt, raw: RawPrompt, seed: int, attempt: int) -> RawDemo | None:
+    """Labelled or written replies of the source, best first."""
+    return raw.answers[attempt] if attempt < len(raw.answers) else None
+
+
+def write_missing(prompt: Prompt, raw: RawPrompt, seed: int, attempt: int) -> RawDemo | None:
+    """The grammar, for harmful prompts and for others that came without a reply."""
+    if raw.answers and prompt.kind != "harmful":
+        return None
     return write_grammar(prompt, raw, seed, attempt)
 
 
-WRITERS: dict[str, Writer] = {"grammar": write_grammar, "human": write_human}
-"""Who writes demonstrations, by ``data.writer``; a model-backed writer is one more entry."""
+WRITERS: dict[str, tuple[Writer, ...]] = {
+    "grammar": (write_grammar,),
+    "human": (write_labelled, write_missing),
+}
+"""Who writes demonstrations, by ``data.writer``: each in turn, with retries, until a draft passes.
+
+A model-backed writer is one more entry.
+"""
 
 
 def full_text(drafts: Sequence[str], answer: str) -> str:
@@ -118,7 +129,7 @@ class Demonstrator:
     def __init__(self, writer: str, settings: DemoSettings, seed: int) -> None:
         if writer not in WRITERS:
             raise DrirlError(f"data.writer: unknown writer '{writer}'; {nearest(writer, WRITERS)}")
-        self.writer = WRITERS[writer]
+        self.writers = WRITERS[writer]
         self.settings = settings
         self.seed = seed
         self.tried = 0
@@ -127,19 +138,20 @@ class Demonstrator:
         self.rejected_by_template: Counter[str] = Counter()
 
     def write(self, prompt: Prompt, raw: RawPrompt) -> Demo | None:
-        """Return a demonstration that passes every filter, or None after ``retries`` further tries."""
-        for attempt in range(self.settings.retries + 1):
-            draft = self.writer(prompt, raw, self.seed, attempt)
-            if draft is None:
-                break
-            draft = self._tidy(draft)
-            self.tried += 1
-            filters = apply_filters(prompt, draft, self.settings)
-            if all(filters.values()):
-                self.accepted += 1
-                return self._record(prompt, draft, filters)
-            self.failed.update(name for name, passed in filters.items() if not passed)
-            self.rejected_by_template[f"{draft.generator}/{draft.template_id}"] += 1
+        """Return a demonstration that passes every filter, or None; each writer has ``retries`` further tries."""
+        for writer in self.writers:
+            for attempt in range(self.settings.retries + 1):
+                draft = writer(prompt, raw, self.seed, attempt)
+                if draft is None:
+                    break
+                draft = self._tidy(draft)
+                self.tried += 1
+                filters = apply_filters(prompt, draft, self.settings)
+                if all(filters.values()):
+                    self.accepted += 1
+                    return self._record(prompt, draft, filters)
+                self.failed.update(name for name, passed in filters.items() if not passed)
+                self.rejected_by_template[f"{draft.generator}/{draft.template_id}"] += 1
         return None
 
     def _tidy(self, draft: RawDemo) -> RawDemo:

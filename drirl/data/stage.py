@@ -256,11 +256,13 @@ class _Builder:
         if len(found) >= least:
             return
         weak = sum(c.raw.weak_map for c in drawer.order)
+        synthetic = sum(c.raw.synthetic for c in drawer.order)
         reasons = Counter(drawer.rejected.values())
         lost = ", ".join(f"{n} lost to {reason}" for reason, n in sorted(reasons.items())) or "none lost"
         raise DrirlError(
             f"data: {name} has {len(found)} {split} prompts, {least} are needed ({len(drawer.order)} "
-            f"collected, {weak} of them weakly mapped; {lost}): lower {setting}, "
+            f"collected, of them {weak} weakly mapped and {synthetic} filled in, of which data.max_weak and "
+            f"data.max_synthetic let in a share; {lost}): lower {setting}, "
             "add a source or set data.fill: bundled"
         )
 
@@ -308,7 +310,9 @@ class _Builder:
         control: Sequence[Prompt],
         base: Sequence[Mapping[str, Any]],
     ) -> dict[str, Any]:
-        harmful = [c for c in candidates if c.raw.kind == "harmful" and c.split == "train"]
+        harmful = [
+            c for c in candidates if c.raw.kind == "harmful" and c.split == "train" and not c.raw.synthetic
+        ]
         kinds = {p.prompt_id: p.kind for p in prompts}
         files = Counter(name.rpartition("/")[0] for name, _ in self.held_out)
         items = {f"{split} split": sum(p.split == split for p in prompts) for split in ("val", "test")}
@@ -323,7 +327,6 @@ class _Builder:
             "before_balancing": {
                 "train": balance_figures(Counter(c.raw.category for c in harmful)),
                 "harmful_sources": shares(c.raw.source for c in harmful),
-                "synthetic_share": round(sum(c.raw.synthetic for c in harmful) / len(harmful), 4),
                 "weak_share": round(sum(c.raw.weak_map for c in harmful) / len(harmful), 4),
             },
             "splits": prompt_figures(prompts),
