@@ -138,7 +138,7 @@ class Demonstrator:
         self.rejected_by_template: Counter[str] = Counter()
 
     def write(self, prompt: Prompt, raw: RawPrompt) -> Demo | None:
-        """Return a demonstration that passes every filter, or None; each writer has ``retries`` further tries."""
+        """Return a demonstration that passes every filter, or None if no writer gives one in its tries."""
         for writer in self.writers:
             for attempt in range(self.settings.retries + 1):
                 draft = writer(prompt, raw, self.seed, attempt)

@@ -22,7 +22,7 @@ class EncoderSettings(Section):
 
 
 class SplitCounts(Section):
-    """How many prompts of one kind each split gets; null takes all there are, 0 none."""
+    """How many prompts of one kind: exactly in train, at most in val and test; null takes all there are."""
 
     train: int | None = Field(None, ge=0)
     val: int | None = Field(None, ge=0)
@@ -61,8 +61,12 @@ class DataSettings(Section):
     )
     root: str = Field("", description="folder of real data files; ${DRIRL_DATA} is expanded")
     per_category: int = Field(description="training prompts in every category after balancing", gt=0)
-    per_category_val: int | None = Field(None, ge=1, description="validation prompts a category; null: all")
-    per_category_test: int | None = Field(None, ge=1, description="test prompts a category; null: all")
+    per_category_val: int | None = Field(
+        None, ge=1, description="validation prompts a category, at most; null: all"
+    )
+    per_category_test: int | None = Field(
+        None, ge=1, description="test prompts a category, at most; null: all"
+    )
     benign: SplitCounts = SplitCounts()
     contrast: SplitCounts = SplitCounts()
     tasks: SplitCounts = SplitCounts()

@@ -249,10 +249,10 @@ class _Builder:
         if kind == "harmful":
             name, setting = f"category '{category_name(category)}'", "data.per_category"
             setting += "" if split == "train" else f"_{split}"
-            least = 1 if wanted is None else wanted
+            least = wanted if wanted is not None and split == "train" else 1
         else:
             name, setting = f"kind '{kind}'", f"data.{'tasks' if kind == 'task' else kind}.{split}"
-            least = wanted or 0
+            least = (wanted or 0) if split == "train" else 0
         if len(found) >= least:
             return
         weak = sum(c.raw.weak_map for c in drawer.order)
