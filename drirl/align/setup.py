@@ -6,15 +6,15 @@ values.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
 from trl import GRPOConfig
+from trl.models.utils import disable_gradient_checkpointing
 
 from drirl.align.head import use_compact_head
 from drirl.align.interface import Inputs
@@ -266,7 +266,8 @@ def _rollout(policy: Policy, shared: Shared) -> Callable[[list[Any], Any], dict[
         encoded = policy.tokenizer.apply_chat_template(
             prompts, add_generation_prompt=True, tokenize=True, return_dict=True
         )["input_ids"]
-        with _generating(trainer) as model:
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        with disable_gradient_checkpointing(model, trainer.args.gradient_checkpointing_kwargs):
             completions = sample_ids(
                 model,
                 encoded,
@@ -278,20 +279,6 @@ def _rollout(policy: Policy, shared: Shared) -> Callable[[list[Any], Any], dict[
         return {"prompt_ids": encoded, "completion_ids": completions, "logprobs": None}
 
     return rollout
-
-
-@contextlib.contextmanager
-def _generating(trainer: Any) -> Iterator[Any]:
-    """Yield the bare model with gradient checkpointing off, which excludes the key-value cache."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    checkpointing = bool(getattr(model, "is_gradient_checkpointing", False))
-    if checkpointing:
-        model.gradient_checkpointing_disable()
-    try:
-        yield model
-    finally:
-        if checkpointing:
-            model.gradient_checkpointing_enable()
 
 
 def _vllm(shared: Shared) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def test_nothing_to_do() -> None:
 
 def test_the_users_mistake_comes_back_and_ends_the_others(functions: Callable[[str], Any]) -> None:
     start = time.perf_counter()
-    with pytest.raises(DrirlError, match="^item two is wrong$"):
+    with pytest.raises(DrirlError, match=r"^item two is wrong$"):
         map_processes(functions("mistake"), [1, 2, 3])
     assert time.perf_counter() - start < 30
 

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from drirl.align.interface import Inputs
+from drirl.align.settings import Lora, Shared
+from drirl.align.setup import check_lengths, load, micro_batches, train_rl
+from drirl.errors import DrirlError
+from drirl.models import load_policy
+from drirl.records import RolloutGroup, read_jsonl
+
+from .conftest import SMALL
+
+Make = Callable[..., Inputs]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_a_run_leaves_policy_log_and_rollouts_and_repeats_to_the_byte(make_inputs: Make) -> None:
+    runs = []
+    for name in ("first", "second"):
+        inputs = make_inputs(name, method="grpo_irl")
+        train_rl(inputs, lr=1e-3, reward_path=inputs.reward_path)
+        runs.append(contents(inputs.out))
+    assert runs[0] == runs[1]
+    names = set(runs[0])
+    assert {"log.jsonl", "rollouts.jsonl", "policy/model.safetensors", "policy/config.json"} <= names
+    assert not [name for name in names if name.endswith((".bin", "README.md")) or "trainer" in name]
+    assert json.loads(runs[0]["policy/config.json"])["use_cache"] is True
+
+    logs = read_jsonl(inputs.out / "log.jsonl")
+    assert [row["update"] for row in logs] == [1, 2]
+    assert all(row["loss"] is not None and row["scale"] == 1.0 for row in logs)
+    groups = read_jsonl(inputs.out / "rollouts.jsonl", RolloutGroup)
+    assert [g.step for g in groups] == [1, 1, 1, 1, 2, 2, 2, 2]
+    counts = inputs.meter.counts()
+    assert counts["updates"] == 2
+    assert 16 <= counts["generated_tokens"] <= 2 * 8 * SMALL.max_new_tokens
+    load_policy(inputs.out / "policy")
+
+
+def test_other_seed_other_policy(make_inputs: Make) -> None:
+    weights = []
+    for seed in (0, 1):
+        inputs = make_inputs(f"seed{seed}", seed=seed)
+        train_rl(inputs, lr=1e-3, reward_path=inputs.reward_path)
+        weights.append(load_file(inputs.out / "policy" / "model.safetensors"))
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_micro_batches_keep_the_update(make_inputs: Make) -> None:
+    whole, parts = (
+        make_inputs("whole"),
+        make_inputs("parts", shared=SMALL.model_copy(update={"micro_batch": 2})),
+    )
+    for inputs in (whole, parts):
+        train_rl(inputs, lr=1e-3, reward_path=inputs.reward_path)
+    first = [read_jsonl(inputs.out / "log.jsonl")[0] for inputs in (whole, parts)]
+    assert first[0]["reward"] == pytest.approx(first[1]["reward"], abs=1e-4)
+    assert first[0]["grad_norm"] == pytest.approx(first[1]["grad_norm"], rel=1e-3)
+
+
+@pytest.mark.parametrize("sampler", ["shared", "trl"])
+def test_lora_trains_and_saves_a_merged_policy(make_inputs: Make, tiny_policy: Path, sampler: str) -> None:
+    changes = {"lora": Lora(r=2, alpha=4), "sampler": sampler, "gradient_checkpointing": sampler == "shared"}
+    inputs = make_inputs(shared=SMALL.model_copy(update=changes))
+    train_rl(inputs, lr=1e-2, reward_path=inputs.reward_path)
+    before = load_file(tiny_policy / "model.safetensors")
+    after = load_file(inputs.out / "policy" / "model.safetensors")
+    assert set(before) == set(after)
+    moved = {name for name in before if not torch.allclose(before[name], after[name])}
+    assert moved
+    assert all("proj" in name for name in moved)
+
+
+@pytest.mark.parametrize(
+    ("sequences", "micro", "world", "expected"),
+    [(84, None, 1, (84, 1)), (84, 12, 1, (12, 7)), (84, 200, 1, (84, 1)), (84, 21, 2, (21, 2))],
+)
+def test_micro_batch_arithmetic(
+    monkeypatch: pytest.MonkeyPatch, sequences: int, micro: int | None, world: int, expected: tuple[int, int]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(world))
+    assert micro_batches(sequences, Shared(micro_batch=micro)) == expected
+
+
+def test_micro_batch_must_divide() -> None:
+    with pytest.raises(DrirlError, match=r"align\.shared\.micro_batch"):
+        micro_batches(84, Shared(micro_batch=13))
+
+
+def test_long_prompts_are_named(make_inputs: Make) -> None:
+    inputs = make_inputs()
+    policy = load(inputs)
+    with pytest.raises(DrirlError, match=r"^prompt .* tokens, align\.shared\.max_prompt_tokens is 3"):
+        check_lengths(policy, inputs.train, Shared(max_prompt_tokens=3))
+    with pytest.raises(DrirlError, match="exceeds the policy's context of 128"):
+        check_lengths(policy, inputs.train, Shared(max_new_tokens=126))
+
+
+def test_a_diverged_run_is_one_line_and_leaves_no_policy(make_inputs: Make) -> None:
+    inputs = make_inputs()
+    with pytest.raises(DrirlError, match="not finite at update 2; lower the learning rate"):
+        train_rl(inputs, lr=float("inf"), reward_path=inputs.reward_path)
+    assert not (inputs.out / "policy").exists()

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from drirl.align.actor_critic import ActorCriticTrainer, load_critic, state_values
+from drirl.align.interface import Inputs
+from drirl.errors import DrirlError
+from drirl.records import read_jsonl
+
+from ..align.conftest import SMALL
+
+Make = Callable[..., Inputs]
+
+
+@pytest.fixture(scope="module")
+def ppo(method_file: Callable[[str], ModuleType]) -> Any:
+    return method_file("ppo")
+
+
+def test_advantages_by_hand(ppo: Any) -> None:
+    # Row 1: rewards 1, 0, 2; values 0.5, 1, -1; gamma 0.5, lambda 0.5, so gamma * lambda = 0.25
+    #   d3 = 2 - (-1) = 3;               A3 = 3
+    #   d2 = 0 + 0.5 * (-1) - 1 = -1.5;  A2 = -1.5 + 0.25 * 3 = -0.75
+    #   d1 = 1 + 0.5 * 1 - 0.5 = 1;      A1 = 1 + 0.25 * (-0.75) = 0.8125
+    # Row 2 has one token; what follows is padding and must not count.
+    rewards = torch.tensor([[1.0, 0.0, 2.0], [3.0, 9.0, 9.0]])
+    values = torch.tensor([[0.5, 1.0, -1.0], [1.0, 7.0, 7.0]])
+    mask = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
+    advantages, returns = ppo.generalised_advantages(rewards, values, mask, gamma=0.5, gae_lambda=0.5)
+    assert advantages.tolist() == [[0.8125, -0.75, 3.0], [2.0, 0.0, 0.0]]
+    assert returns.tolist() == [[1.3125, 0.25, 2.0], [3.0, 0.0, 0.0]]
+
+
+def test_lambda_one_gives_returns_free_of_values_lambda_zero_the_one_step_error(ppo: Any) -> None:
+    rewards, values, mask = torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[5.0, 6.0, 7.0]]), torch.ones(1, 3)
+    _, returns = ppo.generalised_advantages(rewards, values, mask, gamma=1.0, gae_lambda=1.0)
+    assert returns.tolist() == [[7.0, 6.0, 4.0]]
+    advantages, _ = ppo.generalised_advantages(rewards, values, mask, gamma=1.0, gae_lambda=0.0)
+    assert advantages.tolist() == [[1 + 6 - 5, 2 + 7 - 6, 4 - 7]]
+
+
+def test_value_loss_by_hand(ppo: Any) -> None:
+    values = torch.tensor([[1.0, 0.1, 5.0]], requires_grad=True)
+    old = torch.tensor([[0.0, 0.0, 0.0]])
+    returns = torch.tensor([[2.0, 1.0, 0.0]])
+    mask = torch.tensor([[1.0, 1.0, 0.0]])
+    # token 1: (1-2)^2 = 1, clipped value 0.2 -> (0.2-2)^2 = 3.24, larger; token 2: inside the clip, 0.81
+    loss = ppo.clipped_value_loss(values, old, returns, mask, clip=0.2)
+    assert loss.item() == pytest.approx(0.5 * (3.24 + 0.81) / 2)
+    loss.backward()
+    # the clipped branch is constant in the value; token 2: 0.5 * 2 * (0.1 - 1) / 2
+    assert values.grad is not None
+    assert values.grad.tolist() == [[0.0, pytest.approx(-0.45), 0.0]]
+
+
+def test_critic_starts_at_zero_and_comes_back_as_saved(tiny_policy: Any, tmp_path: Any) -> None:
+    critic = load_critic(tiny_policy, torch.float32)
+    ids, mask = torch.tensor([[5, 6, 7, 8]]), torch.ones(1, 4, dtype=torch.long)
+    assert state_values(critic, ids, mask, 2).eq(0).all()
+    with torch.no_grad():
+        critic.score.weight.normal_()
+    expected = critic(input_ids=ids).logits[0, 1:3, 0]  # the states before tokens 2 and 3
+    assert torch.equal(state_values(critic, ids, mask, 2)[0], expected)
+    critic.save_pretrained(tmp_path)
+    again = load_critic(tmp_path, torch.float32)
+    assert torch.equal(state_values(again, ids, mask, 2), state_values(critic, ids, mask, 2))
+
+
+def test_run_trains_policy_and_critic_and_saves_both(ppo: Any, make_inputs: Make, tiny_policy: Any) -> None:
+    inputs = make_inputs("ppo")
+    ppo.train(inputs, ppo.Config(lr=1e-3))
+    policy = load_file(inputs.out / "policy" / "model.safetensors")
+    critic = load_file(inputs.out / "critic" / "model.safetensors")
+    base = load_file(tiny_policy / "model.safetensors")
+    assert any(not torch.equal(policy[name], base[name]) for name in base)
+    assert critic["score.weight"].abs().sum() > 0
+    assert any(not torch.equal(critic[name], base[name]) for name in base if name in critic)
+    log = read_jsonl(inputs.out / "log.jsonl")
+    assert len(log) == SMALL.updates
+    assert all(row["value_loss"] >= 0 and row["kl"] >= 0 for row in log)
+    assert log[0]["kl"] == pytest.approx(0, abs=1e-6)  # the policy still is the reference
+
+
+def test_two_epochs_keep_the_number_of_updates(ppo: Any, make_inputs: Make) -> None:
+    once, twice = make_inputs("once"), make_inputs("twice")
+    ppo.train(once, ppo.Config())
+    ppo.train(twice, ppo.Config(epochs=2))
+    assert twice.meter.updates == once.meter.updates == SMALL.updates
+    assert twice.meter.generated_tokens < once.meter.generated_tokens
+
+
+def test_token_rewards_gradient_clipping_and_the_kl_outside_the_loss(
+    ppo: Any, make_inputs: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def estimate(rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, **options: float) -> Any:
+        seen.setdefault("rewards", (rewards.clone(), mask.clone()))
+        return generalised(rewards, values, mask, **options)
+
+    def step(self: ActorCriticTrainer, *args: Any) -> Any:
+        if "first" not in seen:
+            seen["first"] = self._batch.rewards.clone()
+        loss = compute(self, *args)
+        assert self.beta == SMALL.beta  # put back after TRL's loss, which must not add the KL again
+        return loss
+
+    def after(self: Any, args: Any, state: Any, control: Any, **_: Any) -> None:
+        pre(self, args, state, control)
+        gradients = [p.grad.flatten() for p in self.trainer.critic.parameters() if p.grad is not None]
+        seen.setdefault("norms", []).append(torch.cat(gradients).norm().item())
+
+    from drirl.align import actor_critic
+
+    generalised, compute = ppo.generalised_advantages, ActorCriticTrainer._compute_loss
+    pre = actor_critic._CriticStep.on_pre_optimizer_step
+    monkeypatch.setattr(ppo, "generalised_advantages", estimate)
+    monkeypatch.setattr(ActorCriticTrainer, "_compute_loss", step)
+    monkeypatch.setattr(actor_critic._CriticStep, "on_pre_optimizer_step", after)
+    inputs = make_inputs("seen", shared=SMALL.model_copy(update={"max_grad_norm": 0.01}))
+    ppo.train(inputs, ppo.Config())
+    rewards, mask = seen["rewards"]
+    last = mask.sum(-1).long() - 1
+    on_last = rewards.gather(1, last[:, None]).squeeze(1)
+    torch.testing.assert_close(on_last, seen["first"], atol=1e-5, rtol=1e-5)  # KL is 0 at the first update
+    assert rewards.sum().item() == pytest.approx(on_last.sum().item(), abs=1e-4)
+    assert all(norm <= 0.01 * 1.001 for norm in seen["norms"])
+    assert seen["norms"][0] > 0
+
+
+def test_without_a_reference_there_is_no_penalty(ppo: Any, make_inputs: Make) -> None:
+    with pytest.raises(DrirlError, match=r"align\.shared\.beta"):
+        ppo.train(make_inputs(shared=SMALL.model_copy(update={"beta": 0.0})), ppo.Config())
