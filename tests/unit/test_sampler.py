@@ -79,7 +79,7 @@ def test_rows_that_stay_are_not_mixed_up_when_others_leave(tiny_policy: Path) ->
         stop = next((i for i, token in enumerate(row) if token in ends), len(row) - 1)
         expected.append(row[: stop + 1])
     assert found == expected
-    assert len({len(row) for row in found}) > 3
+    assert len({len(row) for row in found}) >= 3
 
 
 def test_seeded_and_mode_restored(tiny_policy: Path) -> None:
