@@ -255,6 +255,7 @@ def _params(*, hub: bool = False) -> Params:
     os.environ["DRIRL_OUT"] = str(params.run.out)
     if not hub and not _needs_hub(params):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # nothing is downloaded
     return params
 
 
