@@ -19,7 +19,9 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise DrirlError("run.device: 'cuda' was asked for but no CUDA device is visible; use 'cpu' or 'auto'")
+        raise DrirlError(
+            "run.device: 'cuda' was asked for but no CUDA device is visible; use 'cpu' or 'auto'"
+        )
     return torch.device(name)
 
 

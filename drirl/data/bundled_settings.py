@@ -31,7 +31,9 @@ class BundledSettings(Section):
     base_harmful: int = Field(8000, ge=0, description="chat rows on harmful training intents")
     base_benign: int = Field(12000, ge=0, description="chat rows on benign and contrast training intents")
     base_tasks: int = Field(18000, ge=0, description="rows of solved tasks")
-    base_phrases: int = Field(3000, ge=0, description="rows that show sentences of demonstrations out of context")
+    base_phrases: int = Field(
+        3000, ge=0, description="rows that show sentences of demonstrations out of context"
+    )
     base_refusal: dict[str, list[float]] = Field(
         {
             "direct": [0.8, 0.3, 0.9, 0.9, 0.3, 0.2, 0.2],

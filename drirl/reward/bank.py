@@ -194,7 +194,10 @@ class RewardBank(nn.Module):
         side in one row, each sees the prompt and itself only, and its positions go on from the prompt. Rows
         are padded on the right; attention is causal, so padding never reaches a real token.
         """
-        rows, positions, segments, last = [], [], [], []
+        rows: list[list[int]] = []
+        positions: list[list[int]] = []
+        segments: list[list[int]] = []
+        last: list[tuple[int, int]] = []
         for prompt, replies in packs:
             row, place, segment = [*prompt], [*range(len(prompt))], [0] * len(prompt)
             for k, whole in enumerate(replies, 1):

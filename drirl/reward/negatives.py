@@ -23,7 +23,15 @@ from drirl.text import SEPARATOR
 
 __all__ = ["BENIGN_KINDS", "HARMFUL_KINDS", "TASK_KINDS", "Negatives"]
 
-HARMFUL_KINDS = ("repetition", "cut_off", "run_together", "other_reply", "other_reply", "shuffled", "compliance")
+HARMFUL_KINDS = (
+    "repetition",
+    "cut_off",
+    "run_together",
+    "other_reply",
+    "other_reply",
+    "shuffled",
+    "compliance",
+)
 BENIGN_KINDS = ("repetition", "cut_off", "run_together", "shuffled", "refusal", "refusal")
 TASK_KINDS = (*BENIGN_KINDS, "other_reply")
 """Kinds drawn for a prompt, each as often as it stands here; ``wrong`` is drawn apart (tasks only)."""
