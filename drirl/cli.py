@@ -75,6 +75,10 @@ def evaluate(
 ) -> None:
     """Score any policy on the benchmarks."""
     folder = Path(model).expanduser()
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise DrirlError(f"'{model}' is not a transformers folder: there is no config.json in it")
+    if not folder.exists() and (model.startswith((".", "/", "~")) or model.count("/") > 1):
+        raise DrirlError(f"'{model}': no such folder, and not a hub id (owner/name)")
     target = str(folder.resolve()) if folder.exists() else model
     where = (output or Path("evaluation") / Path(model).name).resolve()
     params = _params(hub=not folder.exists())

@@ -68,6 +68,14 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
         (["stage", "align", "--model", "tiny-lama", "--method", "sft"], "did you mean 'tiny-llama'"),
         (["stage", "align", "--model", "tiny-llama", "--method", "dr_irrl"], "did you mean 'dr_irl'"),
         (["profile", "use", "tinny"], "did you mean 'tiny'"),
+        (
+            ["evaluate", "--model", "baselines"],
+            "'baselines' is not a transformers folder: there is no config.json",
+        ),
+        (
+            ["evaluate", "--model", "out/align/x/policy"],
+            "'out/align/x/policy': no such folder, and not a hub id",
+        ),
     ],
 )
 def test_mistakes_on_the_command_line(
