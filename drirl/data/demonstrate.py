@@ -28,7 +28,7 @@ _STEP = re.compile(
     r"^\s*(?:step\s+\d+|\(?\d{1,2}[.):]\s|[-*•]\s)|\bstep\s+(?:\d|one|two)\b|\bfirst(?:ly)?,.*\b(?:second(?:ly)?|then|next),",
     re.IGNORECASE | re.MULTILINE,
 )
-_SENTENCE = re.compile(r"(?<=[.!?])\s+")
+_SENTENCE = re.compile(r"(?<=[.!?])(?<!\b\d\.)(?<!\b\d\d\.)\s+")  # "1. " opens a list item
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
 

@@ -23,8 +23,8 @@ def assign_splits(
     """Return the split of every prompt.
 
     A cluster with a fixed member goes where that member is; the other clusters of a kind and category,
-    in seeded order, each go to the split that lacks most prompts. With three or more clusters no split
-    stays empty: the smallest cluster of the largest split fills it.
+    largest first and in seeded order, each go to the split that lacks most prompts. With three or
+    more clusters no split stays empty: the smallest cluster of the largest split fills it.
     """
     split_of: dict[int, str] = {}
     for prompt, cluster in zip(prompts, clusters, strict=True):
@@ -48,6 +48,7 @@ def _share_out(
     lacking = {name: share * total for name, share in zip(SPLITS, shares, strict=True)}
     order = sorted(sizes)
     rng.shuffle(order)
+    order.sort(key=lambda cluster: -sizes[cluster])  # stable: equal sizes stay shuffled
     given: dict[int, str] = {}
     for cluster in order:
         name = max(SPLITS, key=lambda split: lacking[split])

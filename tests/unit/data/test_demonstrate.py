@@ -88,6 +88,7 @@ def test_full_text_splits_again() -> None:
 def test_trim_keeps_whole_sentences() -> None:
     assert trim_reply("One two three. Four five! Six?", 5) == "One two three. Four five!"
     assert trim_reply("One two three. Four.", 1) == "One two three."
+    assert trim_reply("1. Take this. 2. Take that. 3. Go.", 6) == "1. Take this. 2. Take that."
 
 
 def bad_then_good(prompt: Prompt, raw: RawPrompt, seed: int, attempt: int) -> RawDemo | None:

@@ -37,3 +37,13 @@ def test_no_split_is_empty_with_three_clusters() -> None:
 def test_fixed_splits_stay_and_pull_their_cluster() -> None:
     prompts = [RawPrompt(text="a", split="test"), RawPrompt(text="b"), RawPrompt(text="c", split="train")]
     assert assign_splits(prompts, [0, 0, 1], shares=SHARES, seed=0) == ["test", "test", "train"]
+
+
+def test_uneven_clusters_still_come_near_the_shares() -> None:
+    clusters = [
+        c for c, size in enumerate([20, 17, 13, 9, 7, 6, 5, 5, 4, 4, 3, 3, 2, 1, 1]) for _ in range(size)
+    ]
+    prompts = [RawPrompt(text=str(i)) for i in range(100)]
+    for seed in range(5):
+        counts = Counter(assign_splits(prompts, clusters, shares=SHARES, seed=seed))
+        assert all(8 <= counts[split] <= 13 for split in ("val", "test"))
