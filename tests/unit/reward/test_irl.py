@@ -54,13 +54,14 @@ def test_known_world_recovers_the_order_and_raises_the_likelihood(tiny_policy: P
     items = [item(PROMPT, COMPLETIONS[k], 0, "harmful") for k, n in enumerate(counts) for _ in range(n)]
     settings = RewardSettings(
         iterations=3,
-        samples=3,
+        samples=8,
         replay=0,
         hard_negatives=0,
         safe_weight=1.0,
-        steps=12,
+        anchor=True,  # without it a later fit knows only what still has to change
+        steps=8,  # each iteration goes part of the way
         batch_prompts=64,
-        lr=5e-3,
+        lr=3e-3,
         penalty=0.0,
         checks=1,
     )
