@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from drirl.settings import Section
 
@@ -53,6 +53,12 @@ class HardnessSettings(Section):
     gamma: float = Field(0.9, ge=0, lt=1, description="share of the old value kept by a running mean")
     clamp_low: float = Field(0.25, gt=0, le=1, description="smallest alpha")
     clamp_high: float = Field(4.0, ge=1, description="largest alpha")
+
+    @field_validator("delta_mean", "gap_mean", mode="before")
+    @classmethod
+    def _unquoted(cls, value: Any) -> Any:
+        # YAML 1.1 reads an unquoted on or off as a boolean.
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> Self:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from drirl.hardness.settings import HardnessSettings
@@ -49,3 +50,10 @@ def test_default_reading() -> None:
 def test_contradictions_are_refused(values: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         HardnessSettings(**values)
+
+
+def test_on_and_off_may_stand_without_quotes() -> None:
+    values = yaml.safe_load("{delta_mean: on, gap_mean: off}")
+    assert values == {"delta_mean": True, "gap_mean": False}
+    settings = HardnessSettings.model_validate(values)
+    assert (settings.delta_mean, settings.gap_mean) == ("on", "off")
