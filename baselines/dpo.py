@@ -39,7 +39,7 @@ class Config(Section):
         description="plan steps joined into one update: 1 gives the prompts per update of the RL methods",
     )
     samples: int = Field(
-        2, ge=1, description="reference samples drawn per prompt; the first usable one is rejected"
+        1, ge=1, description="reference samples drawn per prompt; the first usable one is rejected"
     )
 
 
@@ -97,6 +97,7 @@ def train(inputs: Inputs, config: Config) -> None:
         load,
         micro_batches,
         peft_config,
+        skip_padding,
     )
 
     shared = inputs.shared
@@ -136,6 +137,7 @@ def train(inputs: Inputs, config: Config) -> None:
         train_dataset=Dataset.from_list(pairs),
         peft_config=peft_config(shared),
     )
+    skip_padding(trainer)
     quiet(trainer, inputs.label)
     trainer.train()
     data: Any = trainer.train_dataset

@@ -48,6 +48,7 @@ def train(inputs: Inputs, config: Config) -> None:
         load,
         micro_batches,
         peft_config,
+        skip_padding,
     )
 
     shared = inputs.shared
@@ -74,6 +75,7 @@ def train(inputs: Inputs, config: Config) -> None:
         ),
         peft_config=peft_config(shared),
     )
+    skip_padding(trainer)
     quiet(trainer, inputs.label)
     trainer.train()
     data: Any = trainer.train_dataset

@@ -50,6 +50,7 @@ def sample_ids(
     pad_id: int,
     temperature: float = 1.0,
     top_p: float = 1.0,
+    logps: list[list[float]] | None = None,
 ) -> list[list[int]]:
     """Sample one completion for every row of ``prompt_ids``; equal rows share their prefill.
 
@@ -57,13 +58,14 @@ def sample_ids(
         model: a transformers causal LM; evaluation mode while sampling.
         prompt_ids: B prompts as token ids; give a prompt G times for G completions.
         end_ids: a completion ends with the first of these, which is kept as its last token.
+        logps: a list to fill with the log-probabilities of each completion's tokens at ``temperature``.
     Returns:
         B lists of at most ``max_new_tokens`` ids. A completion whose last id is no end id was cut off.
     """
     was_training = model.training
     model.eval()
     try:
-        return _sample(model, prompt_ids, max_new_tokens, sorted(end_ids), pad_id, temperature, top_p)
+        return _sample(model, prompt_ids, max_new_tokens, sorted(end_ids), pad_id, temperature, top_p, logps)
     finally:
         model.train(was_training)
 
@@ -76,6 +78,7 @@ def _sample(
     pad_id: int,
     temperature: float,
     top_p: float,
+    logps: list[list[float]] | None,
 ) -> list[list[int]]:
     device = model.device
     unique = {tuple(ids): None for ids in prompt_ids}
@@ -103,11 +106,15 @@ def _sample(
     logits, mask, position = out.logits[:, -1][rows], mask[rows], position[rows, -1:]
     end = torch.tensor(end_ids, device=device)
     results = torch.full((len(prompt_ids), max_new_tokens), -1, dtype=torch.long, device=device)
+    scores = torch.zeros(results.shape, device=device)
     owner = torch.arange(len(prompt_ids), device=device)  # the result row of each row still in the batch
     alive = torch.ones(len(prompt_ids), dtype=torch.bool, device=device)
     for step in range(max_new_tokens):
         token = draw(logits, temperature, top_p)  # (rows,)
         results[owner, step] = torch.where(alive, token, results[owner, step])
+        if logps is not None:
+            chosen = torch.log_softmax(logits.float() / temperature, dim=-1).gather(-1, token[:, None])
+            scores[owner, step] = chosen.squeeze(-1)
         alive = alive & ~torch.isin(token, end)
         ended = len(alive) - int(alive.sum())
         if ended == len(alive) or step + 1 == max_new_tokens:
@@ -131,4 +138,7 @@ def _sample(
             past_key_values=cache,
             use_cache=True,
         ).logits[:, -1]
-    return [[token for token in row if token >= 0] for row in results.tolist()]
+    found = [[token for token in row if token >= 0] for row in results.tolist()]
+    if logps is not None:
+        logps += [row[: len(ids)] for row, ids in zip(scores.tolist(), found, strict=True)]
+    return found

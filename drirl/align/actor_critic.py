@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForTokenClassification, PreTrainedModel, TrainerCallback
 
+from drirl.align.head import length_groups
 from drirl.align.logs import hush
 from drirl.align.trainer import ScaledGRPOTrainer, ScoredBatch
 
@@ -51,10 +52,17 @@ def state_values(critic: PreTrainedModel, ids: Tensor, mask: Tensor, length: int
     """Return V of the states before each of the last ``length`` tokens, (B, length).
 
     Args:
-        ids, mask: (B, L) prompt and completion, padded on the left and right.
+        ids, mask: (B, L) prompt and completion, padded on the left and right. Padding gets the value 0.
     """
-    scores = critic(input_ids=ids, attention_mask=mask, use_cache=False).logits.squeeze(-1)  # (B, L)
-    return scores[:, -length - 1 : -1].float()
+    total = ids.shape[1]
+    values, places = [], []
+    for group, group_ids, group_mask in length_groups(ids, mask):
+        scores = critic(input_ids=group_ids, attention_mask=group_mask, use_cache=False).logits.squeeze(-1)
+        row, column = group_mask.nonzero(as_tuple=True)
+        values.append(scores[row, column].float())
+        places.append(group[row] * total + mask[group].argmax(1)[row] + column)
+    flat = torch.zeros(ids.numel(), device=ids.device).index_put((torch.cat(places),), torch.cat(values))
+    return flat.view(ids.shape)[:, -length - 1 : -1]
 
 
 class ActorCriticTrainer(ScaledGRPOTrainer):
@@ -97,6 +105,8 @@ class ActorCriticTrainer(ScaledGRPOTrainer):
         with torch.no_grad():
             old = output.get("old_per_token_logps")
             if old is None:  # TRL leaves it out when every batch is used for one step
+                old = output.get("sampling_per_token_logps")
+            if old is None:
                 old, _, _ = self._get_per_token_logps_and_entropies(
                     self.model, ids, attention, length, batch_size=self.args.per_device_train_batch_size
                 )

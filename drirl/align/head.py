@@ -1,13 +1,15 @@
-"""Log-probabilities of completion tokens only, where TRL would compute them for every position.
+"""Log-probabilities of completion tokens without the padding, for training on a CPU.
 
-TRL's fused head skips masked positions on Triton devices but scores all of them on a CPU. On a small model
-the output head is most of the work, and prompts and padding are most of the positions: leaving them out makes
-an update about a fifth cheaper. Same numbers up to rounding; ``tests/unit/align/test_head.py`` holds both
-together.
+TRL scores every position of the padded batch there (on Triton devices it skips masked ones in the output
+head). On a small model that is most of the work: prompts differ in length, completions end early. Here rows
+are grouped by length and stripped of their padding before the trunk, and only labelled positions reach the
+output head. Same numbers up to rounding; ``tests/unit/align/test_head.py`` holds both together. B rows, L
+columns, N scored tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import wraps
 from types import MethodType, SimpleNamespace
 from typing import Any
@@ -15,29 +17,57 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["selected_logps", "use_compact_head"]
+__all__ = ["length_groups", "selected_logps", "use_compact_head"]
+
+_ROWS = 24
+"""Rows of a group: fewer leave less padding, but make small and many matrix products."""
+
+
+def length_groups(ids: Tensor, mask: Tensor, rows: int = _ROWS) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield the rows of a padded batch in groups of similar length, shifted left to start with a token.
+
+    Args:
+        ids, mask: (B, L); the tokens of a row are contiguous, with padding on either side.
+        rows: most rows of a group.
+    Yields:
+        indices of the group's rows in the batch (b,), their ids (b, W) and mask (b, W), W the longest of
+        them.
+    """
+    lengths = mask.sum(1)  # (B,)
+    for group in lengths.argsort(stable=True).split(rows):
+        width = max(1, int(lengths[group].max()))
+        start = mask[group].argmax(1, keepdim=True)  # (b, 1) column of the first token
+        columns = (start + torch.arange(width, device=ids.device)).clamp(max=ids.shape[1] - 1)  # (b, W)
+        inside = torch.arange(width, device=ids.device) < lengths[group, None]
+        yield group, ids[group].gather(1, columns) * inside, inside.to(mask.dtype)
 
 
 def selected_logps(
-    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """Return log-probability of each target and the entropy of its distribution.
+    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return log-probability of each target, and what TRL logs about its distribution.
 
     Args:
         hidden: (N, D) last hidden states at the positions that predict the targets.
         weight: (V, D) output embedding.
         targets: (N,) token ids.
     Returns:
-        (N,) log-probabilities, with gradient, and (N,) entropies in nats, without.
+        (N,) log-probabilities, with gradient; without gradient (N,) each: ``entropy`` in nats,
+        ``mean_logits``, and ``is_top1``, whether the target is the likeliest token.
     """
-    logps = torch.log_softmax(hidden.float() @ weight.float().T / temperature, dim=-1)  # (N, V)
+    logits = hidden.float() @ weight.float().T / temperature  # (N, V)
+    logps = torch.log_softmax(logits, dim=-1)
     with torch.no_grad():
-        entropy = -(logps.exp() * logps).sum(-1)  # (N,)
-    return logps.gather(-1, targets[:, None]).squeeze(-1), entropy
+        facts = {
+            "entropy": -(logps.exp() * logps).sum(-1),
+            "mean_logits": logits.mean(-1),
+            "is_top1": logits.argmax(-1) == targets,
+        }
+    return logps.gather(-1, targets[:, None]).squeeze(-1), facts
 
 
-def use_compact_head(model: Any, temperature: float) -> None:
-    """Answer ``model(..., labels=..., fused_lm_head=True)``, TRL's request, from labelled positions only.
+def use_compact_head(model: Any, temperature: float = 1.0) -> None:
+    """Answer ``model(..., labels=..., fused_lm_head=True)``, TRL's request, without the padding.
 
     Any other call is passed on. For plain output heads: a bias, soft-capping or scaled logits keep TRL's
     path.
@@ -59,24 +89,41 @@ def use_compact_head(model: Any, temperature: float) -> None:
     def forward(
         self: Any, *args: Any, fused_lm_head: bool = False, labels: Tensor | None = None, **kwargs: Any
     ) -> Any:
-        if not fused_lm_head or labels is None or kwargs.get("output_router_logits"):
+        plain = kwargs.get("input_ids") is not None and kwargs.get("attention_mask") is not None
+        if not (fused_lm_head and labels is not None and plain) or kwargs.get("output_router_logits"):
             if fused_lm_head:
                 kwargs["fused_lm_head"] = True
             if labels is not None:
                 kwargs["labels"] = labels
             return inner(*args, **kwargs)
-        hidden = self.base_model(*args, use_cache=False, **kwargs).last_hidden_state[:, :-1]  # (B, L-1, D)
-        targets = labels[:, 1:]
-        scored = targets != -100
-        logps, entropy = selected_logps(
-            hidden[scored], self.get_output_embeddings().weight, targets[scored], temperature
-        )
-        shape = targets.shape
+        ids, mask = kwargs["input_ids"], kwargs["attention_mask"]
+        scored = (labels != -100) & (mask == 1)  # (B, L)
+        scored[:, 1:] &= mask[:, :-1] == 1  # a row's first token has nothing to predict it
+        scored[:, 0] = False
+        hidden, places = [], []
+        for group, group_ids, group_mask in length_groups(ids, mask):
+            states = self.base_model(
+                input_ids=group_ids, attention_mask=group_mask, use_cache=False
+            ).last_hidden_state  # (b, W, D)
+            row, column = scored[group].nonzero(as_tuple=True)
+            start = mask[group].argmax(1)
+            hidden.append(states[row, column - start[row] - 1])
+            places.append(group[row] * scored.shape[1] + column)
+        place = torch.cat(places)  # (N,) position in the flattened batch
+        head = self.get_output_embeddings().weight
+        logps, facts = selected_logps(torch.cat(hidden), head, labels.reshape(-1)[place], temperature)
         return SimpleNamespace(
-            log_probs=logps.new_zeros(shape).masked_scatter(scored, logps),
-            entropy=entropy.new_zeros(shape).masked_scatter(scored, entropy),
-            loss=-logps.sum() / scored.sum().clamp(min=1),
+            log_probs=_spread(logps, place, scored),
+            label_mask=scored[:, 1:],
+            loss=-logps.sum() / max(1, len(place)),
             aux_loss=None,
+            **{name: _spread(values, place, scored) for name, values in facts.items()},
         )
 
     model.forward = MethodType(forward, model)
+
+
+def _spread(values: Tensor, place: Tensor, scored: Tensor) -> Tensor:
+    """Put (N,) values at their places in a (B, L - 1) tensor of zeros: column t belongs to token t + 1."""
+    flat = values.new_zeros(scored.numel()).index_put((place,), values)
+    return flat.view(scored.shape)[:, 1:]

@@ -24,6 +24,7 @@ from drirl.align.rewards import BankReward
 from drirl.align.settings import Shared
 from drirl.align.trainer import ScaledGRPOTrainer
 from drirl.errors import DrirlError
+from drirl.generate import render
 from drirl.models import load_policy, resolve_device, seed_everything
 from drirl.records import write_jsonl
 from drirl.reward.bank import RewardBank
@@ -41,6 +42,7 @@ __all__ = [
     "load",
     "micro_batches",
     "peft_config",
+    "skip_padding",
     "train_rl",
 ]
 
@@ -184,15 +186,19 @@ def train_rl(
         record_updates={1, (shared.updates + 1) // 2, shared.updates},
         **trainer_arguments,
     )
-    if policy.model.device.type == "cpu" and shared.lora is None:
-        use_compact_head(trainer.model, shared.temperature)
-        if trainer.ref_model is not None:
-            use_compact_head(trainer.ref_model, shared.temperature)
+    skip_padding(trainer, shared.temperature)
     quiet(trainer, inputs.label)
     trainer.train()
     inputs.meter.generated_tokens = inputs.meter.trained_tokens = trainer.generated_tokens
     write_jsonl(inputs.out / "rollouts.jsonl", trainer.rollouts)
     finish(inputs, trainer, policy.tokenizer)
+
+
+def skip_padding(trainer: Any, temperature: float = 1.0) -> None:
+    """On a CPU, let TRL's trainer compute log-probabilities without padding; adapters keep TRL's path."""
+    for model in (trainer.model, getattr(trainer, "ref_model", None)):
+        if model is not None and model.device.type == "cpu" and not hasattr(model, "peft_config"):
+            use_compact_head(model, temperature)
 
 
 def finish(inputs: Inputs, trainer: Any, tokenizer: Any) -> None:
@@ -219,10 +225,10 @@ def check_lengths(policy: Policy, rows: Sequence[Row], shared: Shared) -> None:
         DrirlError: names the prompt, its length and the limit.
     """
     context = getattr(policy.model.config, "max_position_embeddings", None)
-    texts = {prompt.prompt_id: prompt.text for prompt, _ in rows}
-    for prompt_id, text in sorted(texts.items()):
-        ids = policy.tokenizer.apply_chat_template(chat(text), add_generation_prompt=True, return_dict=True)
-        length = len(ids["input_ids"])
+    texts = sorted({prompt.prompt_id: prompt.text for prompt, _ in rows}.items())
+    encoded = policy.tokenizer(render(policy.tokenizer, [t for _, t in texts]), add_special_tokens=False)
+    for (prompt_id, _), ids in zip(texts, encoded["input_ids"], strict=True):
+        length = len(ids)
         if length > shared.max_prompt_tokens:
             raise DrirlError(
                 f"prompt {prompt_id} has {length} tokens, align.shared.max_prompt_tokens is "
@@ -266,6 +272,7 @@ def _rollout(policy: Policy, shared: Shared) -> Callable[[list[Any], Any], dict[
         encoded = policy.tokenizer.apply_chat_template(
             prompts, add_generation_prompt=True, tokenize=True, return_dict=True
         )["input_ids"]
+        logps: list[list[float]] = []
         model = trainer.accelerator.unwrap_model(trainer.model)
         with disable_gradient_checkpointing(model, trainer.args.gradient_checkpointing_kwargs):
             completions = sample_ids(
@@ -275,8 +282,9 @@ def _rollout(policy: Policy, shared: Shared) -> Callable[[list[Any], Any], dict[
                 end_ids=policy.end_ids,
                 pad_id=policy.tokenizer.pad_token_id,
                 temperature=shared.temperature,
+                logps=logps,
             )
-        return {"prompt_ids": encoded, "completion_ids": completions, "logprobs": None}
+        return {"prompt_ids": encoded, "completion_ids": completions, "logprobs": logps}
 
     return rollout
 

@@ -82,6 +82,18 @@ def test_rows_that_stay_are_not_mixed_up_when_others_leave(tiny_policy: Path) ->
     assert len({len(row) for row in found}) >= 3
 
 
+def test_log_probabilities_are_those_of_the_model(tiny_policy: Path) -> None:
+    model, _ = load_policy(tiny_policy)
+    torch.manual_seed(0)
+    logps: list[list[float]] = []
+    found = sample_ids(model, PROMPTS, max_new_tokens=6, end_ids=[1], pad_id=0, temperature=0.7, logps=logps)
+    for prompt, completion, row in zip(PROMPTS, found, logps, strict=True):
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
+        expected = (logits / 0.7).log_softmax(-1).gather(-1, torch.tensor(completion)[:, None]).squeeze(-1)
+        torch.testing.assert_close(torch.tensor(row), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_seeded_and_mode_restored(tiny_policy: Path) -> None:
     model, _ = load_policy(tiny_policy)
     model.train()

@@ -7,31 +7,47 @@ from pathlib import Path
 import torch
 from trl.trainer.utils import add_fused_lm_head
 
-from drirl.align.head import selected_logps, use_compact_head
+from drirl.align.head import length_groups, selected_logps, use_compact_head
 from drirl.models import load_policy
+
+FIELDS = ("log_probs", "entropy", "mean_logits", "is_top1")
 
 
 def test_logps_and_entropy_by_hand() -> None:
     # two tokens with logits 0 and log 3 (temperature 1): probabilities 1/4 and 3/4
     hidden = torch.tensor([[1.0]])
     weight = torch.tensor([[0.0], [math.log(3.0)]])
-    logps, entropy = selected_logps(hidden, weight, torch.tensor([1]), temperature=1.0)
+    logps, facts = selected_logps(hidden, weight, torch.tensor([1]), temperature=1.0)
     assert math.isclose(logps.item(), math.log(0.75), rel_tol=1e-6)
-    assert math.isclose(entropy.item(), -(0.25 * math.log(0.25) + 0.75 * math.log(0.75)), rel_tol=1e-6)
+    entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    assert math.isclose(facts["entropy"].item(), entropy, rel_tol=1e-6)
+    assert math.isclose(facts["mean_logits"].item(), math.log(3.0) / 2, rel_tol=1e-6)
+    assert facts["is_top1"].tolist() == [True]
     logps, _ = selected_logps(hidden, weight, torch.tensor([0]), temperature=0.5)  # odds squared: 1 to 9
     assert math.isclose(logps.item(), math.log(0.1), rel_tol=1e-6)
+
+
+def test_groups_by_length_without_padding() -> None:
+    ids = torch.tensor([[0, 0, 3, 4, 5, 0], [6, 7, 8, 9, 1, 2], [0, 5, 0, 0, 0, 0]])
+    mask = torch.tensor([[0, 0, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1], [0, 1, 0, 0, 0, 0]])
+    first, second = length_groups(ids, mask, rows=2)
+    assert first[0].tolist() == [2, 0]
+    assert first[1].tolist() == [[5, 0, 0], [3, 4, 5]]
+    assert first[2].tolist() == [[1, 0, 0], [1, 1, 1]]
+    assert second[0].tolist() == [1]
+    assert second[1].tolist() == ids[1:2].tolist()
 
 
 def test_same_numbers_and_gradients_as_trl(tiny_policy: Path) -> None:
     model, _ = load_policy(tiny_policy)
     twin = copy.deepcopy(model)
     for one in (model, twin):
-        add_fused_lm_head(one, temperature=0.7, outputs=("log_probs", "entropy"))
+        add_fused_lm_head(one, temperature=0.7, outputs=FIELDS)
     use_compact_head(twin, 0.7)
-    ids = torch.randint(4, 300, (3, 9), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(4, 300, (60, 9), generator=torch.Generator().manual_seed(0))  # three groups
     mask = torch.ones_like(ids)
-    mask[0, :2] = 0
-    mask[2, 7:] = 0
+    mask[::3, :2] = 0
+    mask[1::4, 6:] = 0
     labels = ids.masked_fill(mask == 0, -100)
     labels[:, :4] = -100
     results = []
@@ -39,9 +55,10 @@ def test_same_numbers_and_gradients_as_trl(tiny_policy: Path) -> None:
         out = one(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
         (out.log_probs * torch.arange(8.0)).sum().backward()
         gradients = torch.cat([p.grad.flatten() for p in one.parameters()])
-        results.append((out.log_probs, out.entropy, gradients))
+        facts = [getattr(out, name).float() for name in (*FIELDS, "label_mask")]
+        results.append((*facts, out.loss, gradients))
     for theirs, ours in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-5)
     assert results[0][0][:, :3].eq(0).all()
 
 
