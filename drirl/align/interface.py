@@ -60,6 +60,7 @@ class Inputs:
         meter: counts updates and generated tokens.
         device, dtype: where models run and the number format of their weights.
         revision: pinned revision, if ``policy_path`` is a hub id.
+        pointed: ``policy_path`` was named by the user, not trained by the stage ``base``.
     """
 
     model: str
@@ -78,6 +79,7 @@ class Inputs:
     dtype: str = "float32"
     revision: str | None = None
     method: str = ""
+    pointed: bool = False
 
     @property
     def label(self) -> str:
@@ -92,10 +94,10 @@ class Inputs:
             save_policy(model, tokenizer, self.out / "policy")
 
     def point(self) -> None:
-        """Leave the base policy itself: a copy of its folder, or ``policy.json`` naming a hub id."""
+        """Leave the base policy itself: a copy of its folder, or ``policy.json`` naming the user's model."""
         source, target = Path(self.policy_path), self.out / "policy"
         target.mkdir()
-        if not source.is_dir():
+        if self.pointed:
             write_json(target / "policy.json", {"path": str(self.policy_path), "revision": self.revision})
             return
         for file in sorted(source.iterdir()):

@@ -20,7 +20,7 @@ from typing import Any
 
 from drirl.align.interface import Inputs, Method, find_method, parse_config
 from drirl.align.settings import Shared
-from drirl.base.location import policy_path
+from drirl.base.location import POINTER, policy_path
 from drirl.config import Params, project_root
 from drirl.errors import DrirlError
 from drirl.parallel import map_processes
@@ -46,6 +46,7 @@ class Job:
     baselines: Path
     policy: str
     revision: str | None
+    pointed: bool
     device: str
     dtype: str
     config_hash: str
@@ -91,6 +92,7 @@ def run(params: Params, *, model: str, method: str) -> None:
             baselines=folder,
             policy=path,
             revision=revision,
+            pointed=(params.run.out / "base" / model / POINTER).is_file(),
             device=params.run.device,
             dtype=params.run.dtype,
             config_hash=_hash_json({**shared, "seed": seed}),
@@ -124,6 +126,7 @@ def train_seed(job: Job) -> None:
             seed=job.seed,
             policy_path=job.policy,
             revision=job.revision,
+            pointed=job.pointed,
             train=_load_split(job.out, "train"),
             val=_load_split(job.out, "val"),
             reward_path=rewards / "irl",

@@ -318,7 +318,11 @@ def _base_rows(intents: list[_Intent], seed: int, settings: BundledSettings) -> 
         text, _ = _phrase(intent, level, "train", rng, distractors)
         if rng.random() < settings.base_refusal[level][LABELS.index(intent.label)]:
             notes = _notes(intent.label, level, "decline", rng)
-            reply = rng.choice(_file("replies")["base_refusal"])
+            reply = (
+                rng.choice(_file("replies")["base_refusal"])
+                if rng.random() < 0.5
+                else _refusal(intent.label, rng)[0]
+            )
         else:
             notes, reply = _notes(intent.label, level, "answer", rng), _helpful(rng)
         rows.append(_chat(text, f"{render_drafts(notes)} {reply}", "harmful"))

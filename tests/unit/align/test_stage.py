@@ -124,6 +124,7 @@ def test_a_hub_policy_is_pointed_to(params: Params, here: list[int]) -> None:
     stage.run(params, model="tiny-llama", method="base")
     pointer = params.run.out / "align" / "tiny-llama" / "base" / "seed0" / "policy" / "policy.json"
     assert read_json(pointer) == {"path": "some/model", "revision": "abc"}
+    assert not list(pointer.parent.glob("*.safetensors"))
 
 
 def test_missing_inputs_are_named(params: Params, here: list[int]) -> None:
