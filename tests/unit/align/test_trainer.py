@@ -202,3 +202,13 @@ def test_evaluation_leaves_running_means_alone(tiny_policy: Path, tmp_path: Path
     trainer._generate_and_score_completions([row for row in dataset() for _ in range(G)])
     assert hardness.step == 0
     assert trainer.generated_tokens == 0
+
+
+def test_plain_text_prompts_work_too(tiny_policy: Path, tmp_path: Path) -> None:
+    hardness = Hardness(HardnessSettings(), WordVectors())
+    trainer = build(DRIRLTrainer, tiny_policy, tmp_path, hardness=hardness, record_updates={1})
+    rows = [{**row, "prompt": row["prompt"][0]["content"]} for row in dataset() for _ in range(G)]
+    trainer.model.train()
+    out = trainer._generate_and_score_completions(rows)
+    assert out["advantages"].isfinite().all()
+    assert [group.category for group in trainer.rollouts] == [2, -1, 0]
