@@ -98,6 +98,9 @@ def compare(
     output: Annotated[
         Path | None, typer.Option(help="Folder for the tables; default: the reports folder.")
     ] = None,
+    allow_uneven: Annotated[
+        bool | None, typer.Option("--allow-uneven", help="Accept cells that lack some of run.seeds.")
+    ] = None,
 ) -> None:
     """Make tables and figures from records alone."""
     where = output.resolve() if output else None
@@ -109,6 +112,7 @@ def compare(
         benchmarks=_split(benchmarks),
         formats=_split([format]),
         output=where,
+        allow_uneven=allow_uneven,
     )
 
 

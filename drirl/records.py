@@ -241,6 +241,8 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     os.chmod(temporary, 0o755)
     try:
         yield temporary
+        for file in temporary.rglob("*"):
+            os.chmod(file, 0o755 if file.is_dir() else 0o644)  # some writers leave 0600
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
             os.replace(path, old / path.name)

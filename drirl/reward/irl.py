@@ -13,11 +13,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from drirl.detect import is_refusal
 from drirl.generate import Completion
 from drirl.records import BENIGN, Pair
 from drirl.reward.bank import RewardBank
 from drirl.reward.fit import FitLog, calibrate, fit, rows_of
-from drirl.reward.items import Item, Reply, demonstration, similarity, verdict
+from drirl.reward.items import Item, Reply, demonstration, reply_part, similarity, verdict
 from drirl.reward.negatives import Negatives
 from drirl.reward.policy import Policy
 from drirl.reward.settings import RewardSettings
@@ -176,6 +177,8 @@ def _candidates(
         for reply in replies:
             if item.head != BENIGN and reply.verdict == "unsafe":
                 negatives.remember_unsafe(item.head, reply.text)
+            elif item.head != BENIGN and reply.verdict == "good" and is_refusal(reply_part(reply.text)):
+                negatives.remember_refusal(reply.text)
     result = []
     for i, item in enumerate(items):
         rows = list(history[-1][i])

@@ -1,11 +1,12 @@
 """Hard negatives: replies that are wrong for a reason a reward could otherwise miss.
 
-Kinds: ``repetition`` (a sentence or the whole reply said again, or a loop), ``cut_off`` (the demonstration
-without its end), ``run_together`` (two replies in a row), ``other_reply`` (the demonstration of another
-prompt: for a harmful prompt a refusal that belongs to another category, for a benign one help with
-something else), ``shuffled`` (its words in another order), ``refusal`` (a refusal of a benign prompt),
-``wrong`` (a wrong task answer), ``compliance`` (what the policy gave to another harmful prompt without
-refusing). Source: paper section 4, "Report" and "Format shortcut".
+Kinds: ``repetition`` (a sentence or the whole reply said again, or a loop), ``cut_off`` (the
+demonstration without its end), ``run_together`` (two replies in a row), ``other_reply`` (the
+demonstration of another prompt: for a harmful prompt a refusal that belongs to another category, for a
+benign one the answer to a task, for a task the answer to another or general help), ``shuffled`` (its
+words in another order), ``refusal`` (a refusal of a benign prompt, demonstrated or sampled for a
+harmful one), ``wrong`` (a wrong task answer), ``compliance`` (what the policy gave to another harmful
+prompt without refusing). Source: paper section 4, "Report" and "Format shortcut".
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ HARMFUL_KINDS = (
     "shuffled",
     "compliance",
 )
-BENIGN_KINDS = ("repetition", "cut_off", "run_together", "shuffled", "refusal", "refusal")
+BENIGN_KINDS = ("repetition", "cut_off", "run_together", "shuffled", "refusal", "refusal", "other_reply")
 TASK_KINDS = (*BENIGN_KINDS, "other_reply")
 """Kinds drawn for a prompt, each as often as it stands here; ``wrong`` is drawn apart (tasks only)."""
 
@@ -52,12 +53,17 @@ class Negatives:
             self.by_group[group_key(item)].append(item)
         self.harmful = [item for item in self.items if item.head != BENIGN]
         self.unsafe: dict[int, list[str]] = defaultdict(list)
+        self.refusals: list[str] = []
         tasks = self.by_group.get("task", [])
         self._neighbours = _Neighbours(tasks)
 
     def remember_unsafe(self, category: int, text: str) -> None:
         """Keep an unsafe policy sample; it serves other prompts of the category as ``compliance``."""
         self.unsafe[category].append(text)
+
+    def remember_refusal(self, text: str) -> None:
+        """Keep a policy's refusal of a harmful prompt; it serves benign prompts as ``refusal``."""
+        self.refusals.append(text)
 
     def kinds(self, item: Item) -> tuple[str, ...]:
         """Return the kinds that can be made for this item (``wrong`` apart)."""
@@ -145,7 +151,11 @@ class Negatives:
     def _other_reply(self, item: Item, rng: random.Random) -> Reply | None:
         for _ in range(8):
             if item.head == BENIGN:
-                other = rng.choice(self.by_group[group_key(item)])
+                groups = ["task", "benign"] if item.prompt.kind == "task" else ["task"]
+                candidates = self.by_group.get(rng.choice(groups))
+                if not candidates:
+                    continue
+                other = rng.choice(candidates)
             elif len(self.harmful) > 1:
                 other = rng.choice(self.harmful)
                 if other.head == item.head:
@@ -170,6 +180,9 @@ class Negatives:
         return Reply(self._with_draft(item, " ".join(mixed)), True, "shuffled")
 
     def _refusal(self, item: Item, rng: random.Random) -> Reply | None:
+        if self.refusals and rng.random() < 0.5:
+            text = rng.choice(self.refusals)
+            return Reply(self._with_draft(item, reply_part(text)), True, "refusal", verdict="refusal")
         if not self.harmful:
             return None
         for _ in range(8):
