@@ -80,6 +80,7 @@ def trained(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
 
 def test_the_issue_s_methods_are_there() -> None:
     assert {"base", "sft", "dpo", "ppo", "grpo", "grpo_irl", "dr_irl", "dr_irl_constant"} <= set(METHODS)
+    assert {"dpo_s", "ppo_s", "sacpo", "self_rewarding", "stair", "rloo", "kto"} <= set(METHODS)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -155,14 +156,14 @@ def test_rl_methods_see_the_same_prompts(trained: Callable[[str], Inputs]) -> No
         if path.is_file():
             groups = read_jsonl(path, RolloutGroup)
             plans[name] = [(g.step, g.prompt_id, len(g.completions)) for g in groups]
-    assert len(plans) >= 5
+    assert len(plans) >= 7
     assert len({tuple(sorted(plan)) for plan in plans.values()}) == 1
 
 
 def test_first_rollouts_are_the_same_for_all(trained: Callable[[str], Inputs]) -> None:
     """Before the first update every RL method samples the same policy with the same seed."""
     firsts: dict[str, Any] = {}
-    for name in ("grpo", "grpo_irl", "dr_irl", "dr_irl_constant", "ppo"):
+    for name in ("grpo", "grpo_irl", "dr_irl", "dr_irl_constant", "ppo", "ppo_s", "rloo"):
         groups = read_jsonl(trained(name).out / "rollouts.jsonl", RolloutGroup)
         firsts[name] = [g.completions for g in groups if g.step == 1]
     assert all(first == firsts["grpo"] for first in firsts.values())

@@ -151,6 +151,26 @@ def test_a_new_method_file_is_listed_with_nothing_else_edited(
     assert "https://x.test/p" in text
 
 
+def test_a_new_method_file_and_its_section_are_checked_with_nothing_else_edited(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "baselines" / "throwaway.py").write_text(
+        '"""One line about it."""\nfrom drirl.settings import Section\nPAPER = "https://x.test/p"\n'
+        "class Config(Section):\n    strength: float = 2.0\n"
+        "def train(inputs, config):\n    raise NotImplementedError\n"
+    )
+    _edit(project, "  methods: [base,", "  methods: [throwaway, base,")
+    assert "'throwaway' has no section under align.methods" in _error(capsys, "validate")
+    _edit(project, "    sft:\n", "    throwaway:\n      strenght: 1.0\n    sft:\n")
+    assert "unknown key 'align.methods.throwaway.strenght'" in _error(capsys, "validate")
+    _edit(project, "strenght", "strength")
+    assert cli.main(["validate"]) == 0
+    assert "methods: throwaway, base, " in capsys.readouterr().out
+    assert "did you mean 'throwaway'" in _error(
+        capsys, "stage", "align", "--model", "tiny-llama", "--method", "throwawy"
+    )
+
+
 def test_malformed_method_file_is_named_with_its_line(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,7 +19,7 @@ from drirl.config import Params
 from drirl.errors import DrirlError
 from drirl.records import write_json
 
-from .conftest import synthetic
+from .conftest import TRUTH, synthetic
 
 MODELS = ("tiny-llama", "tiny-qwen2")
 METHODS = ("base", "dpo", "grpo_irl", "dr_irl", "dr_irl_constant")
@@ -206,6 +206,24 @@ def test_adding_a_method_leaves_the_others_intervals(params: Params, tmp_path: P
     ]
     assert kept[0] == kept[1]
     assert len(kept[0]) > 50
+
+
+def test_a_method_nobody_has_heard_of_is_in_the_table(
+    params_for: Callable[..., Params], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tables know methods from run.methods and the records only."""
+    monkeypatch.setitem(TRUTH, "throwaway", TRUTH["dpo"])
+    methods = ("grpo_irl", "throwaway")
+    synthetic(tmp_path / "out", ("tiny-llama",), methods, (0, 1), intents=2)
+    params = params_for(models=["tiny-llama"], methods=list(methods), seeds=[0, 1])
+    run(params)
+    reports = params.compare.reports
+    values = {
+        r["metric"] for r in rows(reports / "comparison.csv") if r["method"] == "throwaway" and r["value"]
+    }
+    assert {"refusal_rate", "false_refusal_rate", "accuracy"} <= values
+    assert "throwaway" in (reports / "comparison.md").read_text(encoding="utf-8")
+    assert any("throwaway" in r.values() for r in rows(reports / "differences.csv"))
 
 
 def test_a_reference_that_was_not_run(params: Params) -> None:

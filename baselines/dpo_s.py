@@ -1,0 +1,282 @@
+"""DPO-S: DPO with its strength at each pair scaled by the pair's hardness alpha.
+
+    scale beta:  L = - log sigmoid( alpha * beta * [ log pi/pi_ref(y_w|x) - log pi/pi_ref(y_l|x) ] )
+    scale loss:  L = - alpha * log sigmoid( beta * [ log pi/pi_ref(y_w|x) - log pi/pi_ref(y_l|x) ] )
+
+    alpha = alpha_D * alpha_M     delta: dissimilarity of y_l to y_w; gap: r_j(x, y_w) - r_j(x, y_l)
+
+y_w is the demonstration, y_l ~ pi_ref(.|x), r_j the reward of the prompt's category. alpha is detached.
+Nothing it depends on changes in training, so it is computed once, update by update in the order of the plan,
+running means included. DPO with one function changed: with alpha = 1 it is `dpo.py` to the last bit.
+
+Equations: docs/paper.md sections 5 (alpha) and 7; arXiv:2305.18290, equation 7. The loss is TRL's
+``DPOTrainer``.
+Deviations: the paper reports DPO-S but its form was not found; the default follows DAMA, beta_eff = alpha *
+beta. Each sample stands for its prompt alone, so alpha per completion has no meaning here. With ``scale:
+loss`` the logged loss is the unweighted one; the gradient is weighted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from drirl.align.interface import Inputs
+from drirl.hardness.settings import HardnessSettings
+from drirl.settings import Section
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from drirl.generate import Completion
+    from drirl.hardness.state import Hardness
+    from drirl.records import Demo, Prompt
+
+PAPER = "https://arxiv.org/abs/2503.18991"
+USES = ("irl",)
+PRELOAD = (
+    "trl.trainer.dpo_trainer",
+    "drirl.align.setup",
+    "drirl.hardness.encoder",
+    "sentence_transformers",
+)
+
+
+class Config(Section):
+    """Section ``align.methods.dpo_s``; the number of updates and the decoding of samples are shared."""
+
+    lr: float = Field(1e-4, gt=0, description="learning rate of AdamW")
+    beta: float = Field(0.1, gt=0, description="strength of the implicit KL penalty before scaling")
+    scale: Literal["beta", "loss"] = Field("beta", description="what alpha multiplies")
+    batches: int = Field(
+        1,
+        ge=1,
+        description="plan steps joined into one update: 1 gives the prompts per update of the RL methods",
+    )
+    samples: int = Field(
+        1, ge=1, description="reference samples drawn per prompt; the first usable one is rejected"
+    )
+    hardness: HardnessSettings = Field(HardnessSettings(), description="how alpha is computed")
+
+    @model_validator(mode="after")
+    def _one_sample_per_prompt(self) -> Self:
+        if self.hardness.per_completion or self.hardness.mask == "gaussian_sampling":
+            raise ValueError(
+                "a pair has one sample: hardness.per_completion is false and mask quantile or fixed here"
+            )
+        return self
+
+
+def usable(prompt: Prompt, demo: Demo, sample: str) -> bool:
+    """Return whether ``sample`` is worse than the demonstration, as far as rules can tell; as in dpo.py."""
+    from drirl.data.check import is_correct
+    from drirl.detect import is_refusal
+    from drirl.text import split_draft
+
+    answer = split_draft(sample)[1]
+    if answer == demo.answer or not answer:
+        return False
+    if prompt.kind == "harmful":
+        return not is_refusal(answer)
+    return not (prompt.kind == "task" and prompt.checker and is_correct(prompt, answer))
+
+
+def draw_rejected(
+    inputs: Inputs, policy: Any, rows: list[tuple[Prompt, Demo]], config: Config
+) -> dict[str, Completion]:
+    """Sample the reference policy; return the rejected completion by prompt id, for prompts that have one."""
+    from drirl.generate import complete
+
+    unique = sorted({prompt.prompt_id: (prompt, demo) for prompt, demo in rows}.items())
+    completions = complete(
+        policy.model,
+        policy.tokenizer,
+        [prompt.text for _, (prompt, _) in unique],
+        max_new_tokens=inputs.shared.max_new_tokens,
+        temperature=inputs.shared.temperature,
+        num_return=config.samples,
+        seed=inputs.seed,
+    )
+    inputs.meter.generated_tokens += sum(c.n_tokens for group in completions for c in group)
+    found = {}
+    for (prompt_id, (prompt, demo)), group in zip(unique, completions, strict=True):
+        worse = [c for c in group if usable(prompt, demo, c.text)]
+        if worse:
+            found[prompt_id] = worse[0]
+    return found
+
+
+def pair_alphas(
+    hardness: Hardness,
+    categories: Sequence[int],
+    rejected: Sequence[str],
+    demonstrations: Sequence[str],
+    gaps: Tensor,
+) -> tuple[Tensor, dict[str, float]]:
+    """Return alpha of one update's pairs, (P,), and what is logged of it; moves the running means on.
+
+    Hardness skips groups of fewer than two completions, so every sample stands twice. That changes no mean,
+    and no quantile: ties at the limit stay whole, and floor(floor(2x) / 2) = floor(x).
+
+    Args:
+        categories: P; -1 for benign prompts.
+        rejected, demonstrations: P replies without drafts.
+        gaps: (P,) calibrated reward of the demonstration minus that of the rejected reply.
+    """
+    found = hardness(
+        categories, [[text, text] for text in rejected], demonstrations, gaps[:, None].repeat(1, 2)
+    )
+    return found.weights[:, 0], found.log("drirl/")
+
+
+def trainer_class() -> Any:
+    """Return TRL's DPOTrainer that also reads the column ``alpha``; built on call, TRL is a heavy import."""
+    import torch
+    from trl import DPOTrainer
+    from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+    class ScaledGradients:
+        """A model whose log-probabilities keep their values and pass ``weights`` times the gradient."""
+
+        def __init__(self, model: Any, weights: Tensor) -> None:
+            self.model, self.weights = model, weights[:, None]  # (B, 1)
+
+        def __call__(self, **batch: Any) -> Any:
+            outputs = self.model(**batch)
+            fixed = outputs.log_probs.detach()
+            outputs.log_probs = fixed + self.weights * (outputs.log_probs - fixed)
+            return outputs
+
+    class Collator(DataCollatorForPreference):
+        def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+            alphas = torch.tensor([example["alpha"] for example in examples])
+            return {**super().torch_call(examples), "alpha": alphas}
+
+    base: Any = DPOTrainer
+
+    class HardDPOTrainer(base):
+        """``alpha_logs[u]`` is logged with update u + 1."""
+
+        beta: Any
+
+        def __init__(
+            self, *args: Any, scale: str, alpha_logs: Sequence[dict[str, float]], **kwargs: Any
+        ) -> None:
+            super().__init__(*args, **kwargs)
+            self.scale, self.alpha_logs = scale, alpha_logs
+            self.data_collator = Collator(pad_token_id=self._tokenizer.pad_token_id)
+
+        def _set_signature_columns_if_needed(self) -> None:
+            super()._set_signature_columns_if_needed()
+            if "alpha" not in self._signature_columns:
+                self._signature_columns.append("alpha")
+
+        def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+            batch = {name: value for name, value in inputs.items() if name != "alpha"}
+            alpha = inputs["alpha"]  # (P,)
+            for name, value in self.alpha_logs[self.state.global_step].items():
+                self._metrics["train"][name].append(value)
+            if self.scale == "loss":
+                weights = torch.cat([alpha, alpha])  # (2P,): the batch is chosen, then rejected
+                return super()._compute_loss(ScaledGradients(model, weights), batch, return_outputs)
+            beta = self.beta
+            self.beta = beta * alpha  # TRL only multiplies by it, so it may differ from pair to pair
+            try:
+                return super()._compute_loss(model, batch, return_outputs)
+            finally:
+                self.beta = beta
+
+    return HardDPOTrainer
+
+
+def build(inputs: Inputs, config: Config) -> tuple[Any, Any]:
+    """Make the pairs and their alphas; return the trainer and the tokenizer."""
+    import torch
+    from datasets import Dataset
+    from trl import DPOConfig
+
+    from drirl.align.plan import plan_rows
+    from drirl.align.setup import chat, check_lengths, common_arguments, load, micro_batches, peft_config
+    from drirl.hardness.encoder import load_encoder
+    from drirl.hardness.state import Hardness
+    from drirl.reward.bank import RewardBank
+    from drirl.text import split_draft
+
+    shared = inputs.shared
+    policy = load(inputs)
+    # Half as many prompts again as are needed: those without a usable sample are passed over.
+    spare = shared.model_copy(update={"updates": shared.updates + shared.updates // 2 + 1})
+    candidates = [
+        row for batch in plan_rows(inputs.train, spare, inputs.seed, config.batches) for row in batch
+    ]
+    check_lengths(policy, candidates, shared)
+    rejected = draw_rejected(inputs, policy, candidates, config)
+    kept = [row for row in inputs.train if row[0].prompt_id in rejected]
+    updates = plan_rows(kept, shared, inputs.seed, config.batches)
+
+    bank = RewardBank.load(inputs.reward_path, policy.model.device)
+    hardness = Hardness(config.hardness, load_encoder(inputs.encoder, inputs.cache), seed=inputs.seed)
+    pairs, logs = [], []
+    for rows in updates:
+        losers = [rejected[prompt.prompt_id] for prompt, _ in rows]
+        rewards = bank.score_completions(
+            [prompt.text for prompt, _ in rows] * 2,
+            [demo.full_text for _, demo in rows] + [loser.text for loser in losers],
+            [True] * len(rows) + [loser.finished for loser in losers],
+            [prompt.category for prompt, _ in rows] * 2,
+        )  # (2P,)
+        alphas, log = pair_alphas(
+            hardness,
+            [prompt.category for prompt, _ in rows],
+            [split_draft(loser.text)[1] for loser in losers],
+            [demo.answer for _, demo in rows],
+            torch.sub(*rewards.chunk(2)),
+        )
+        logs.append(log)
+        pairs += [
+            {
+                "prompt": chat(prompt.text),
+                "chosen": chat(demo.full_text, "assistant"),
+                "rejected": chat(loser.text, "assistant"),
+                "alpha": alpha,
+            }
+            for (prompt, demo), loser, alpha in zip(rows, losers, alphas.tolist(), strict=True)
+        ]
+    size, accumulation = micro_batches(len(updates[0]), shared)
+    trainer = trainer_class()(
+        model=policy.model,
+        processing_class=policy.tokenizer,
+        args=DPOConfig(
+            **common_arguments(inputs, config.lr),
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=accumulation,
+            beta=config.beta,
+            loss_type=["sigmoid"],
+            max_length=None,
+            train_sampling_strategy="sequential",
+        ),
+        train_dataset=Dataset.from_list(pairs),
+        peft_config=peft_config(shared),
+        scale=config.scale,
+        alpha_logs=logs,
+    )
+    return trainer, policy.tokenizer
+
+
+def train(inputs: Inputs, config: Config) -> None:
+    """Fit the weighted pairs in the order of the shared plan, and save the policy."""
+    from drirl.align.logs import quiet
+    from drirl.align.setup import finish, skip_padding
+
+    trainer, tokenizer = build(inputs, config)
+    skip_padding(trainer)
+    quiet(trainer, inputs.label)
+    trainer.train()
+    data = trainer.train_dataset
+    inputs.meter.trained_tokens = sum(
+        len(row) for name in ("chosen_ids", "rejected_ids") for row in data[name]
+    )
+    finish(inputs, trainer, tokenizer)
