@@ -86,7 +86,7 @@ def _use_onednn(model: Any) -> Any:
     import torch
     from torch.utils import mkldnn
 
-    return mkldnn.to_mkldnn(model) if torch.backends.mkldnn.is_available() else model  # type: ignore[no-untyped-call]
+    return mkldnn.to_mkldnn(model) if torch.backends.mkldnn.is_available() else model
 
 
 def _k_means(vectors: np.ndarray, k: int, seed: int) -> np.ndarray:
