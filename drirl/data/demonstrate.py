@@ -35,7 +35,7 @@ class Job:
 
 
 Writer = Callable[[Sequence[Job], int, int], list[RawDemo | None]]
-"""(prompts, seed, attempt) -> for each a draft, or None for nothing more to offer: the interface of writers."""
+"""(prompts, seed, attempt) -> for each a draft, or None (nothing more to offer): what every writer is."""
 
 COPY_N = 8
 """Words of the n-grams that copying from the prompt is measured by."""

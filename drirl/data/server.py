@@ -37,6 +37,10 @@ class _PassingError(Exception):
         self.wait = wait
 
 
+class _StoppedError(DrirlError):
+    """Not begun or broken off because another request failed."""
+
+
 class Pace:
     """Spaces events evenly over threads: at most ``per_minute``, None for no limit."""
 
@@ -110,8 +114,8 @@ class Server:
                 try:
                     keep(waiting[future], future.result())
                 except DrirlError as error:
-                    failure = failure or error
-                    self._stop.set()
+                    if failure is None or isinstance(failure, _StoppedError):
+                        failure = error
                     for other in waiting:
                         other.cancel()
             if failure is not None:
@@ -121,6 +125,13 @@ class Server:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _answer(self, request: Request) -> Reply:
+        try:
+            return self._insist(request)
+        except DrirlError:
+            self._stop.set()  # before any other thread begins its next request
+            raise
+
+    def _insist(self, request: Request) -> Reply:
         rng = random.Random(f"{request.seed}/backoff")
         for attempt in range(self.settings.retries + 1):
             self._sleep(self._pace.reserve(time.monotonic()))
@@ -140,7 +151,7 @@ class Server:
 
     def _sleep(self, seconds: float) -> None:
         if self._stop.wait(seconds) if seconds > 0 else self._stop.is_set():
-            raise DrirlError("data.generator: stopped")
+            raise _StoppedError("data.generator: stopped")
 
     def _ask(self, request: Request) -> Reply:
         errors = self._requests.exceptions

@@ -103,7 +103,7 @@ class DataSettings(Section):
     )
     fill: Literal["none", "bundled", "paraphrase"] = Field(
         "none",
-        description="what fills a short category: nothing (an error), the bundled grammar, an LLM's paraphrases",
+        description="what fills a short category: none (an error), the bundled grammar, an LLM's paraphrases",
     )
     fill_similarity: float = Field(
         0.5, ge=0, le=1, description="least embedding cosine of a paraphrase to the prompt it rewords"
