@@ -37,7 +37,8 @@ def _rows() -> list[tuple[str, str]]:
     for k in range(98):
         prompt = Prompt(f"p{k}", harmful(k % 7, k), k % 7, "train")
         asked, _ = ask_demonstration(prompt, "cod", note_words=7, exemplars=0, seed=k, attempt=0)
-        rows.append((asked, "\n".join([*NOTES, f"#### {REFUSAL}"])))
+        often = 4 if prompt.category == 4 else 1  # requests about distress are longer and worded differently
+        rows += [(asked, "\n".join([*NOTES, f"#### {REFUSAL}"]))] * often
         for turn in range(2):
             asked = ask_paraphrase(prompt.text, prompt.category, limit=60, turn=turn + k)
             rows.append((asked, texts[(k * 37 + turn * 101) % len(texts)]))
