@@ -360,3 +360,23 @@ def test_the_command_measures_a_model(
     assert main(["data", "label-sheet", str(tmp_path / "sheet.csv"), "--count", "5"]) == 0
     assert len((tmp_path / "sheet.csv").read_text().splitlines()) == 6
     assert main(["data", "agreement", "sheet.csv", "sheet.csv"]) == 2
+
+
+def test_rewards_and_policies_read_their_own_half(tmp_path: Path) -> None:
+    from drirl.align.stage import _load_split
+    from drirl.records import Demo, write_json, write_jsonl
+    from drirl.reward.items import load_items
+
+    rows = [*prompts(31), *(Prompt(f"b{k}", f"kind {k}", -1, "train", cluster_id=k) for k in range(4))]
+    demos = [Demo(f"d{p.prompt_id}", p.prompt_id, p.category, [], "a", "a", "refuse", "g", "t") for p in rows]
+    write_jsonl(tmp_path / "data/prompts.jsonl", rows)
+    write_jsonl(tmp_path / "data/demos.jsonl", demos)
+    both = {p.prompt_id for p in rows if p.split == "train"}
+    assert {item.prompt.prompt_id for item in load_items(tmp_path, "train")} == both
+    assert {p.prompt_id for p, _ in _load_split(tmp_path, "train")} == both
+    write_json(tmp_path / "data/halves.json", halve(rows, 0))
+    reward = {item.prompt.prompt_id for item in load_items(tmp_path, "train")}
+    policy = {p.prompt_id for p, _ in _load_split(tmp_path, "train")}
+    assert reward | policy == both
+    assert not reward & policy
+    assert abs(len(reward) - len(policy)) <= 3 * 8
