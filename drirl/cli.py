@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from drirl import __version__
+from drirl.data.commands import app as data_app
 from drirl.errors import DrirlError, nearest
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ CELL_STAGES = ("align", "evaluate")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 profile_app = typer.Typer(help="Choose the set of values that params.yaml holds.")
 app.add_typer(profile_app, name="profile")
+app.add_typer(data_app, name="data")
 
 Model = Annotated[str | None, typer.Option(help="Name under base.models.")]
 Method = Annotated[str | None, typer.Option(help="File name in baselines/, without .py.")]

@@ -22,6 +22,7 @@ from drirl.align.interface import Inputs, Method, find_method, parse_config
 from drirl.align.settings import Shared
 from drirl.base.location import POINTER, policy_path
 from drirl.config import Params, project_root
+from drirl.data.split import HALVES_FILE, of_half
 from drirl.errors import DrirlError
 from drirl.parallel import map_processes
 from drirl.records import Demo, Prompt, atomic_dir, read_json, read_jsonl, write_json
@@ -169,6 +170,7 @@ def _load_split(out: Path, split: str) -> list[tuple[Prompt, Demo]]:
     """
     demos = {demo.prompt_id: demo for demo in read_jsonl(out / "data" / "demos.jsonl", Demo)}
     prompts = [p for p in read_jsonl(out / "data" / "prompts.jsonl", Prompt) if p.split == split]
+    prompts = of_half(prompts, out / "data", "policy")
     for prompt in prompts:
         if prompt.prompt_id not in demos:
             raise DrirlError(
@@ -201,6 +203,8 @@ def _input_hashes(
 ) -> dict[str, str]:
     data = params.run.out / "data"
     hashes = {"prompts": _hash_files([data / "prompts.jsonl"]), "demos": _hash_files([data / "demos.jsonl"])}
+    if (data / HALVES_FILE).is_file():
+        hashes["halves"] = _hash_files([data / HALVES_FILE])
     folder = Path(path)
     hashes["policy"] = _hash_folder(folder) if folder.is_dir() else f"{path}@{revision}"
     for name in method.uses:

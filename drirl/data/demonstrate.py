@@ -5,21 +5,37 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from drirl.data import grammar
 from drirl.data.check import is_correct
-from drirl.data.normalise import ngrams, normalise_text, words
+from drirl.data.generators import TextGenerator
+from drirl.data.normalise import NEAR_N, NearIndex, ngrams, normalise_text, words
 from drirl.data.raw import RawDemo, RawPrompt
+from drirl.data.safety import SafetyClassifier
 from drirl.data.settings import DemoSettings
+from drirl.data.templates import ask_demonstration, read_demonstration, think_aloud
 from drirl.detect import is_refusal
 from drirl.errors import DrirlError, nearest
 from drirl.records import Demo, Prompt
 from drirl.text import SEPARATOR, split_draft
 
-__all__ = ["WRITERS", "Demonstrator", "Writer", "apply_filters", "copied_share", "full_text"]
+__all__ = ["WRITERS", "Demonstrator", "Job", "Writer", "apply_filters", "copied_share", "full_text"]
 
-Writer = Callable[[Prompt, RawPrompt, int, int], RawDemo | None]
+OneByOne = Callable[[Prompt, RawPrompt, int, int], RawDemo | None]
 """(prompt, collected prompt, seed, attempt) -> a draft of a demonstration; None: nothing more to offer."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A prompt that a demonstration is wanted for, as a record and as it was collected."""
+
+    prompt: Prompt
+    raw: RawPrompt
+
+
+Writer = Callable[[Sequence[Job], int, int], list[RawDemo | None]]
+"""(prompts, seed, attempt) -> for each a draft, or None (nothing more to offer): what every writer is."""
 
 COPY_N = 8
 """Words of the n-grams that copying from the prompt is measured by."""
@@ -53,13 +69,54 @@ def write_missing(prompt: Prompt, raw: RawPrompt, seed: int, attempt: int) -> Ra
     return write_grammar(prompt, raw, seed, attempt)
 
 
-WRITERS: dict[str, tuple[Writer, ...]] = {
+def one_by_one(write: OneByOne, *, aloud: bool) -> Writer:
+    """Return a writer that asks ``write`` for each prompt; ``aloud`` puts notes into sentences."""
+
+    def writer(jobs: Sequence[Job], seed: int, attempt: int) -> list[RawDemo | None]:
+        drafts = [write(job.prompt, job.raw, seed, attempt) for job in jobs]
+        if not aloud:
+            return drafts
+        return [
+            None if draft is None else think_aloud(draft, seed, job.prompt.prompt_id)
+            for job, draft in zip(jobs, drafts, strict=True)
+        ]
+
+    return writer
+
+
+def by_model(generator: TextGenerator, settings: DemoSettings) -> Writer:
+    """Return a writer that asks an LLM with the Chain-of-Draft or Chain-of-Thought template."""
+
+    def writer(jobs: Sequence[Job], seed: int, attempt: int) -> list[RawDemo | None]:
+        asked = [
+            ask_demonstration(
+                job.prompt,
+                settings.style,
+                note_words=settings.note_words - 1,
+                exemplars=generator.settings.exemplars,
+                seed=seed,
+                attempt=attempt,
+            )
+            for job in jobs
+        ]
+        replies = generator.replies([generator.request(text, seed, "demo", attempt) for text, _ in asked])
+        return [
+            read_demonstration(reply.text, generator.name, template)
+            for reply, (_, template) in zip(replies, asked, strict=True)
+        ]
+
+    return writer
+
+
+WRITERS: dict[str, tuple[OneByOne | None, ...]] = {
     "grammar": (write_grammar,),
     "human": (write_labelled, write_missing),
+    "model": (None,),
+    "human_model": (write_labelled, None),
 }
 """Who writes demonstrations, by ``data.writer``: each in turn, with retries, until a draft passes.
 
-A model-backed writer is one more entry.
+None is the LLM of ``data.generator``.
 """
 
 
@@ -80,7 +137,8 @@ def copied_share(reply: str, prompt: str, n: int = COPY_N) -> float:
 def apply_filters(prompt: Prompt, draft: RawDemo, settings: DemoSettings) -> dict[str, bool]:
     """Return what each filter says; a demonstration is kept if all are true.
 
-    ``drafts``: as many notes as asked for, none empty or too long, and the parts can be split again;
+    ``drafts``: as many notes as asked for, none empty or too long, the parts can be split again, and the plan
+    is known and, for harmful prompts, not to answer;
     ``length``: words of the reply within bounds (the lower one for harmful prompts only);
     ``copy``: not too much of the prompt; ``language``: no CJK characters in an English reply;
     harmful prompts: ``refusal`` (the detector is positive) and ``no_steps`` (no enumerated instructions);
@@ -88,9 +146,12 @@ def apply_filters(prompt: Prompt, draft: RawDemo, settings: DemoSettings) -> dic
     """
     reply, count = draft.answer, len(words(draft.answer))
     text = full_text(draft.drafts, reply)
+    longest = settings.note_words if settings.style == "cod" else settings.thought_words
     filters = {
         "drafts": len(draft.drafts) == settings.notes
-        and all(0 < len(words(note)) <= settings.note_words for note in draft.drafts)
+        and all(0 < len(words(note)) <= longest for note in draft.drafts)
+        and draft.verdict != ""
+        and not (prompt.kind == "harmful" and draft.verdict == "answer")
         and split_draft(text) == (text.partition(f" {SEPARATOR}")[0], reply.strip())
         and SEPARATOR not in reply,
         "length": 0 < count <= settings.reply_max_words,
@@ -126,32 +187,65 @@ class Demonstrator:
         rejected_by_template: ``generator/template`` -> drafts turned down.
     """
 
-    def __init__(self, writer: str, settings: DemoSettings, seed: int) -> None:
+    def __init__(
+        self, writer: str, settings: DemoSettings, seed: int, generator: TextGenerator | None = None
+    ) -> None:
+        """``generator``: the LLM of writers that need one."""
         if writer not in WRITERS:
             raise DrirlError(f"data.writer: unknown writer '{writer}'; {nearest(writer, WRITERS)}")
-        self.writers = WRITERS[writer]
+        self.writers: list[Writer] = []
+        for write in WRITERS[writer]:
+            if write is not None:
+                self.writers.append(one_by_one(write, aloud=settings.style == "cot"))
+            elif generator is not None:
+                self.writers.append(by_model(generator, settings))
+            else:
+                raise DrirlError(f"data.writer: '{writer}' needs an LLM: set data.generator.kind")
         self.settings = settings
         self.seed = seed
         self.tried = 0
         self.accepted = 0
         self.failed: Counter[str] = Counter()
         self.rejected_by_template: Counter[str] = Counter()
+        self.near = NearIndex(settings.reply_jaccard) if settings.reply_jaccard is not None else None
+        self.classifier = SafetyClassifier(settings.classifier) if settings.classifier.path else None
 
     def write(self, prompt: Prompt, raw: RawPrompt) -> Demo | None:
         """Return a demonstration that passes every filter, or None if no writer gives one in its tries."""
+        return self.write_all([Job(prompt, raw)])[0]
+
+    def write_all(self, jobs: Sequence[Job]) -> list[Demo | None]:
+        """Return a demonstration, or None, for each; every try asks for all that still lack one at once."""
+        done: list[Demo | None] = [None] * len(jobs)
         for writer in self.writers:
+            open_ = [i for i, demo in enumerate(done) if demo is None]
             for attempt in range(self.settings.retries + 1):
-                draft = writer(prompt, raw, self.seed, attempt)
-                if draft is None:
-                    break
-                draft = self._tidy(draft)
-                self.tried += 1
-                filters = apply_filters(prompt, draft, self.settings)
-                if all(filters.values()):
-                    self.accepted += 1
-                    return self._record(prompt, draft, filters)
-                self.failed.update(name for name, passed in filters.items() if not passed)
-                self.rejected_by_template[f"{draft.generator}/{draft.template_id}"] += 1
+                drafts = writer([jobs[i] for i in open_], self.seed, attempt) if open_ else []
+                offered = [(i, self._tidy(draft)) for i, draft in zip(open_, drafts, strict=True) if draft]
+                safe = self._safe([(jobs[i].prompt, draft) for i, draft in offered])
+                for (i, draft), verdict in zip(offered, safe, strict=True):
+                    done[i] = self._judge(jobs[i].prompt, draft, verdict)
+                open_ = [i for i, _ in offered if done[i] is None]
+        return done
+
+    def _safe(self, offered: Sequence[tuple[Prompt, RawDemo]]) -> list[bool | None]:
+        if self.classifier is None:
+            return [None] * len(offered)
+        return [*self.classifier.safe([(prompt.text, draft.answer) for prompt, draft in offered])]
+
+    def _judge(self, prompt: Prompt, draft: RawDemo, safe: bool | None) -> Demo | None:
+        self.tried += 1
+        filters = apply_filters(prompt, draft, self.settings)
+        if safe is not None:
+            filters["safe"] = safe
+        if self.near is not None and prompt.kind != "task" and all(filters.values()):
+            grams = ngrams(words(draft.answer), NEAR_N)
+            filters["distinct"] = self.near.add((prompt.kind, prompt.category), grams)
+        if all(filters.values()):
+            self.accepted += 1
+            return self._record(prompt, draft, filters)
+        self.failed.update(name for name, passed in filters.items() if not passed)
+        self.rejected_by_template[f"{draft.generator}/{_template(draft.template_id)}"] += 1
         return None
 
     def _tidy(self, draft: RawDemo) -> RawDemo:
@@ -176,3 +270,8 @@ class Demonstrator:
             filters=filters,
             seed=self.seed,
         )
+
+
+def _template(identity: str) -> str:
+    """Return a template id without what was drawn for one prompt."""
+    return identity.partition("/")[0]

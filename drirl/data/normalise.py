@@ -14,7 +14,7 @@ import numpy as np
 from drirl.data.raw import RawPrompt
 from drirl.records import prompt_id
 
-__all__ = ["drop_duplicates", "jaccard", "ngrams", "normalise_text", "with_text", "words"]
+__all__ = ["NearIndex", "drop_duplicates", "jaccard", "ngrams", "normalise_text", "with_text", "words"]
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _SPLIT_RANK = {"test": 0, "val": 1, "": 2, "train": 3}
@@ -75,7 +75,7 @@ def drop_duplicates(
     counts: Counter[str] = Counter()
     kept: list[int] = []
     seen: set[str] = set()
-    index = _NearIndex(threshold)
+    index = NearIndex(threshold)
     for i in order:
         key = prompt_id(prompts[i].text)
         tokens = words(prompts[i].text)
@@ -98,7 +98,7 @@ def _scope(prompt: RawPrompt) -> tuple[str, int, str]:
     return (prompt.kind, prompt.category, prompt.intent) if prompt.intent else ("", 0, "")
 
 
-class _NearIndex:
+class NearIndex:
     """Gram sets seen so far; exact Jaccard search by prefix filtering.
 
     Two sets of similarity >= t share one of the first ``len - ceil(t * len) + 1`` grams in any common

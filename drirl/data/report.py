@@ -224,8 +224,37 @@ def datasheet(report: Mapping[str, Any]) -> str:
         cells = [row[key] for key in ("demonstrations", "draft_words", "answer_words", "different_answers")]
         cells += [row[key] for key in ("distinct_2", "self_bleu_4", "largest_opening_share")]
         lines.append(f"| {name} | {' | '.join(map(str, cells))} |")
+    lines += _optional(report)
     lines += ["", "## Base corpus", "", "Text that small base models are trained on from scratch.", ""]
     lines += ["| rows | n | whose prompt is a val or test prompt |", "|---|---|---|"]
     for tag, row in report["base_corpus"].items():
         lines.append(f"| {tag} | {row['rows']} | {row['held_out_prompts']} |")
     return "\n".join(lines) + "\n"
+
+
+def _optional(report: Mapping[str, Any]) -> list[str]:
+    """Return the datasheet's lines on the LLM, paraphrases, hand labels and halves, where there are any."""
+    lines: list[str] = []
+    if "generator" in report:
+        row = report["generator"]
+        lines += ["", f"Written with `{row['name']}` ({row['style']}): {row['requests']} requests, "]
+        lines[-1] += f"{row['prompt_tokens']} prompt and {row['completion_tokens']} completion tokens, cost "
+        lines[-1] += (
+            f"{row['cost']}; {row['cut_at_max_tokens']} completions were cut, {row['blocked_by_server']} "
+        )
+        lines[-1] += "blocked by the server's own filter."
+    if "paraphrases" in report:
+        counts = ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in report["paraphrases"].items())
+        lines += ["", f"Paraphrases that fill short categories: {counts or 'none asked for'}."]
+    if "halves" in report:
+        parts = " and ".join(f"{n} for the {half}" for half, n in report["halves"].items())
+        lines += ["", f"The training split is halved by cluster: {parts}."]
+    if "labels" in report:
+        lines += ["", "## Hand labels", "", "| compared | n | agreement | Cohen's kappa | 95 % interval |"]
+        lines += ["|---|---|---|---|---|"]
+        for name, row in report["labels"].items():
+            if isinstance(row, Mapping):
+                low_high = " to ".join(map(str, row["interval"])) if row["interval"] else "undefined"
+                cells = [row["n"], row["observed"], row["kappa"], low_high]
+                lines.append(f"| {name.replace('_', ' ')} | {' | '.join(map(str, cells))} |")
+    return lines

@@ -7,9 +7,17 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from drirl.data.bundled_settings import BundledSettings
+from drirl.data.generator_settings import GeneratorSettings
 from drirl.settings import Section
 
-__all__ = ["DataSettings", "DemoSettings", "EncoderSettings", "LeakSettings", "SplitCounts"]
+__all__ = [
+    "ClassifierSettings",
+    "DataSettings",
+    "DemoSettings",
+    "EncoderSettings",
+    "LeakSettings",
+    "SplitCounts",
+]
 
 
 class EncoderSettings(Section):
@@ -29,17 +37,37 @@ class SplitCounts(Section):
     test: int | None = Field(None, ge=0)
 
 
+class ClassifierSettings(Section):
+    """A safety classifier that replies have to pass (paper section 3, step 7); none by default."""
+
+    path: str = Field("", description="transformers sequence classifier, folder or hub id; empty: none")
+    revision: str | None = Field(None, description="pinned revision of a hub id")
+    safe: list[str] = Field(["safe"], description="labels of the classifier that mean safe")
+    threshold: float = Field(0.5, gt=0, le=1, description="least probability of those labels together")
+
+
 class DemoSettings(Section):
     """Bounds and filters of demonstrations (paper section 3)."""
 
+    style: Literal["cod", "cot"] = Field(
+        "cod", description="what precedes a reply: Chain-of-Draft notes or Chain-of-Thought sentences"
+    )
     notes: int = Field(4, ge=1, description="draft notes a demonstration has to have")
-    note_words: int = Field(8, ge=1, description="longest note, words, its key included")
+    note_words: int = Field(8, ge=2, description="longest note, words, its key included")
+    thought_words: int = Field(120, ge=2, description="the same for Chain-of-Thought")
     reply_min_words: int = Field(15, ge=1, description="shortest reply to a harmful prompt, words")
     reply_max_words: int = Field(150, ge=1, description="longest reply, words")
     trim: bool = Field(False, description="cut a labelled reply to the whole sentences that fit")
     max_copy: float = Field(
         0.6, ge=0, le=1, description="largest share of a reply's 8-grams found in its prompt"
     )
+    reply_jaccard: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="turn down replies whose 5-grams overlap another's by this; null: reported only",
+    )
+    classifier: ClassifierSettings = ClassifierSettings()
     retries: int = Field(3, ge=0, description="further tries before the next prompt is drawn")
 
 
@@ -73,9 +101,12 @@ class DataSettings(Section):
     max_weak: float = Field(
         0.25, ge=0, le=1, description="largest share of weakly mapped prompts in a category"
     )
-    fill: Literal["none", "bundled"] = Field(
+    fill: Literal["none", "bundled", "paraphrase"] = Field(
         "none",
-        description="what fills a short category: nothing (an error) or prompts of the bundled grammar",
+        description="what fills a short category: none (an error), the bundled grammar, an LLM's paraphrases",
+    )
+    fill_similarity: float = Field(
+        0.5, ge=0, le=1, description="least embedding cosine of a paraphrase to the prompt it rewords"
     )
     max_synthetic: float = Field(
         0.5, ge=0, le=1, description="largest share of filled-in prompts in a category"
@@ -97,10 +128,17 @@ class DataSettings(Section):
     base_chat: bool = Field(
         True, description="put chat pairs of real benign training prompts into base_corpus.jsonl"
     )
-    writer: Literal["grammar", "human"] = Field(
-        "grammar",
-        description="who writes demonstrations: the bundled grammar, or human-labelled replies first",
+    disjoint: bool = Field(
+        False, description="halve the training clusters: rewards on one half, policies on the other"
     )
+    labels: list[str] = Field(
+        [], max_length=2, description="two .csv files of hand labels whose agreement the datasheet reports"
+    )
+    writer: Literal["grammar", "human", "model", "human_model"] = Field(
+        "grammar",
+        description="who writes demonstrations: the grammar or an LLM; human..: labelled replies first",
+    )
+    generator: GeneratorSettings = GeneratorSettings()
     bundled: BundledSettings = BundledSettings()
     demos: DemoSettings = DemoSettings()
     leaks: LeakSettings = LeakSettings()
@@ -112,4 +150,10 @@ class DataSettings(Section):
             raise ValueError("split: three positive shares that add up to 1 are expected")
         if self.demos.reply_min_words > self.demos.reply_max_words:
             raise ValueError("demos: reply_min_words is larger than reply_max_words")
+        if self.generator.kind == "none" and (self.fill == "paraphrase" or "model" in self.writer):
+            raise ValueError(
+                "generator.kind: writer 'model' and fill 'paraphrase' need an LLM, kind is 'none'"
+            )
+        if len(self.labels) == 1:
+            raise ValueError("labels: two files are expected, or none")
         return self

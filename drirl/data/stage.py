@@ -1,8 +1,9 @@
 """Stage ``data``: collect, classify, clean, cluster, split, demonstrate, balance, check for leaks, report.
 
 Writes ``out/data/``: ``prompts.jsonl``, ``demos.jsonl``, ``base_corpus.jsonl``, the imbalanced control
-(``imbalanced.jsonl``, ``imbalanced_demos.jsonl``), ``report.json``, ``datasheet.md`` and ``manifest.json``.
-The folder is written whole or not at all, and is the same bytes for the same settings and files.
+(``imbalanced.jsonl``, ``imbalanced_demos.jsonl``), ``report.json``, ``datasheet.md`` and ``manifest.json``;
+with ``data.disjoint`` also ``halves.json``. The folder is written whole or not at all, and is the same bytes
+for the same settings and files (and, where an LLM writes, the same cache of replies).
 """
 
 from __future__ import annotations
@@ -11,20 +12,24 @@ import dataclasses
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import ceil, floor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from drirl.data.agreement import compare_labels
 from drirl.data.balance import Candidate, Drawer, imbalanced_counts, round_robin
 from drirl.data.cluster import Embedder, classify, cluster_ids
-from drirl.data.demonstrate import Demonstrator
+from drirl.data.demonstrate import Demonstrator, Job
+from drirl.data.generators import open_generator
 from drirl.data.leaks import LeakIndex, verify
 from drirl.data.normalise import drop_duplicates, with_text, words
+from drirl.data.paraphrase import ROUNDS, Paraphraser
 from drirl.data.raw import RawPrompt
 from drirl.data.report import balance_figures, datasheet, demo_figures, prompt_figures, shares
 from drirl.data.settings import DataSettings
 from drirl.data.sources import bundled_corpus, collect, read_held_out
-from drirl.data.split import SPLITS, assign_splits
+from drirl.data.split import HALVES, HALVES_FILE, SPLITS, assign_splits, halve
 from drirl.data.taxonomy import CATEGORIES, category_name
 from drirl.errors import DrirlError
 from drirl.records import BENIGN, Demo, Prompt, atomic_dir, prompt_id, write_json, write_jsonl
@@ -56,6 +61,9 @@ class Built:
     imbalanced_demos: list[Demo]
     base: list[dict[str, Any]]
     report: dict[str, Any]
+    halves: dict[str, str] = field(default_factory=dict)
+    spent: dict[str, Any] = field(default_factory=dict)
+    """What an LLM took this time: differs between runs, so it goes to the cost file only."""
 
 
 def run(params: Params) -> None:
@@ -64,7 +72,8 @@ def run(params: Params) -> None:
     built = build(params.data, params.run.seed)
     with atomic_dir(params.run.out / "data") as folder:
         write_built(built, folder)
-    meter.write(params.run.out)
+    meter.generated_tokens = built.report.get("generator", {}).get("completion_tokens", 0)
+    meter.write(params.run.out, **built.spent)
 
 
 def write_built(built: Built, folder: Path) -> None:
@@ -76,6 +85,8 @@ def write_built(built: Built, folder: Path) -> None:
         "imbalanced_demos.jsonl": write_jsonl(folder / "imbalanced_demos.jsonl", built.imbalanced_demos),
         "base_corpus.jsonl": write_jsonl(folder / "base_corpus.jsonl", built.base),
     }
+    if built.halves:
+        write_json(folder / HALVES_FILE, built.halves)
     write_json(folder / "report.json", built.report)
     (folder / "datasheet.md").write_text(datasheet(built.report), encoding="utf-8")
     files = {
@@ -102,7 +113,10 @@ class _Builder:
         self.settings = settings
         self.seed = seed
         self.encode = Embedder(settings.encoder)
-        self.writer = Demonstrator(settings.writer, settings.demos, seed)
+        uses_model = settings.fill == "paraphrase" or "model" in settings.writer
+        self.generator = open_generator(settings.generator) if uses_model else None
+        self.writer = Demonstrator(settings.writer, settings.demos, seed, self.generator)
+        self.paraphraser: Paraphraser | None = None
         self.demos: dict[str, Demo] = {}
         self.bad: dict[str, str] = {}
         self.prompts: dict[str, Prompt] = {}
@@ -116,6 +130,10 @@ class _Builder:
         self.held_out = read_held_out(self.settings)
         raw = self._clean(corpus.prompts)
         candidates = self._candidates(raw)
+        if self.generator is not None and self.settings.fill == "paraphrase":
+            self.paraphraser = Paraphraser(
+                self.generator, self.settings, encode=self.encode, known=[p.text for p in raw], seed=self.seed
+            )
         drawn = {split: self._draw_held_out(candidates, split) for split in ("val", "test")}
         items = [(f"{split} {c.prompt_id}", c.raw.text) for split in drawn for c in drawn[split]]
         self.index = LeakIndex([*items, *self.held_out], settings=self.settings.leaks, encode=self.encode)
@@ -130,7 +148,11 @@ class _Builder:
         demos = [self.demos[p.prompt_id] for p in prompts]
         base = [*corpus.base, *self._base_rows(candidates)]
         report = self._report(raw, candidates, prompts, demos, control, base)
-        return Built(prompts, demos, control, [self.demos[p.prompt_id] for p in control], base, report)
+        every = {p.prompt_id: p for p in (*prompts, *control)}
+        halves = halve([*every.values()], self.seed) if self.settings.disjoint else {}
+        self._add_options(report, prompts, halves)
+        control_demos = [self.demos[p.prompt_id] for p in control]
+        return Built(prompts, demos, control, control_demos, base, report, halves, self._spent())
 
     # -- collecting ------------------------------------------------------------------------------------
 
@@ -207,8 +229,27 @@ class _Builder:
         return drawn
 
     def _draw_train(self, drawer: Drawer, group: Group) -> list[Candidate]:
-        found = self._fill(drawer, self._wanted(group, "train"))
+        wanted = self._wanted(group, "train")
+        found = self._fill(drawer, wanted)
+        if self.paraphraser is not None and group[0] == "harmful" and wanted is not None:
+            found = self._paraphrase(drawer, found, wanted)
         self._check_count(drawer, found, group, "train")
+        return found
+
+    def _paraphrase(self, drawer: Drawer, found: list[Candidate], wanted: int) -> list[Candidate]:
+        """Add paraphrases to ``drawer`` until it gives ``wanted`` prompts or the share is used up."""
+        assert self.paraphraser is not None
+        order = list(drawer.order)
+        real = [c for c in order if not c.raw.synthetic and c.prompt_id not in drawer.rejected]
+        real.sort(key=lambda c: c.raw.weak_map)  # stable: weakly mapped seeds last
+        for turn in range(ROUNDS):
+            room = floor(drawer.max_synthetic * wanted + 1e-9) - sum(c.raw.synthetic for c in found)
+            missing = min(wanted - len(found), room)
+            if missing <= 0 or not real:
+                break
+            order += self.paraphraser.fill(real, ceil(1.25 * missing), turn)
+            drawer.order = order
+            found = self._fill(drawer, wanted)
         return found
 
     def _draw_imbalanced(self, drawers: Sequence[Drawer]) -> list[Candidate]:
@@ -234,13 +275,13 @@ class _Builder:
                 if hit is not None:
                     self.bad[c.prompt_id] = f"leak check ({hit[0]})"
                     self.leaks[hit[0]] += 1
-        for c in new:
-            if c.prompt_id not in self.bad:
-                demo = self.writer.write(self._prompt(c), c.raw)
-                if demo is None:
-                    self.bad[c.prompt_id] = "demonstration filters"
-                else:
-                    self.demos[c.prompt_id] = demo
+        new = [c for c in new if c.prompt_id not in self.bad]
+        written = self.writer.write_all([Job(self._prompt(c), c.raw) for c in new])
+        for c, demo in zip(new, written, strict=True):
+            if demo is None:
+                self.bad[c.prompt_id] = "demonstration filters"
+            else:
+                self.demos[c.prompt_id] = demo
         return {c.prompt_id: self.bad[c.prompt_id] for c in drawn if c.prompt_id in self.bad}
 
     def _check_count(self, drawer: Drawer, found: Sequence[Candidate], group: Group, split: str) -> None:
@@ -263,7 +304,7 @@ class _Builder:
             f"data: {name} has {len(found)} {split} prompts, {least} are needed ({len(drawer.order)} "
             f"collected, of them {weak} weakly mapped and {synthetic} filled in, of which data.max_weak and "
             f"data.max_synthetic let in a share; {lost}): lower {setting}, "
-            "add a source or set data.fill: bundled"
+            "add a source or set data.fill"
         )
 
     # -- records ---------------------------------------------------------------------------------------
@@ -351,6 +392,33 @@ class _Builder:
             },
             "base_corpus": _base_figures(base, {p.prompt_id for p in prompts if p.split != "train"}),
             "encoded_texts": self.encode.encoded,
+        }
+
+    def _add_options(
+        self, report: dict[str, Any], prompts: Sequence[Prompt], halves: Mapping[str, str]
+    ) -> None:
+        """Add what only some settings have: the LLM, hand labels, halves of the training split."""
+        if self.generator is not None:
+            figures = self.generator.usage.figures(self.settings.generator)
+            report["generator"] = {"name": self.generator.name, "style": self.settings.demos.style, **figures}
+        if self.paraphraser is not None:
+            report["paraphrases"] = dict(sorted(self.paraphraser.counts.items()))
+        if self.settings.labels:
+            first, second = map(Path, self.settings.labels)
+            mapped = {p.prompt_id: p.category for p in prompts if p.category_origin == "mapped"}
+            report["labels"] = compare_labels(first, second, mapped)
+        if halves:
+            counts = Counter(halves[p.prompt_id] for p in prompts if p.split == "train")
+            report["halves"] = {half: counts[half] for half in HALVES}
+
+    def _spent(self) -> dict[str, Any]:
+        if self.generator is None:
+            return {}
+        usage = self.generator.usage
+        return {
+            "generator_fresh_requests": usage.fresh,
+            "generator_seconds": round(usage.seconds, 3),
+            "generator_tried_again": getattr(self.generator.generator, "tried_again", 0),
         }
 
 

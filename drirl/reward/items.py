@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from drirl.data.check import is_correct
+from drirl.data.split import of_half
 from drirl.detect import degenerate, is_refusal
 from drirl.errors import DrirlError
 from drirl.records import BENIGN, Demo, Prompt, read_jsonl
@@ -75,6 +76,7 @@ def load_items(out: Path, split: str) -> list[Item]:
     path = Path(out) / "data"
     demos = {demo.prompt_id: demo for demo in read_jsonl(path / "demos.jsonl", Demo)}
     prompts = [p for p in read_jsonl(path / "prompts.jsonl", Prompt) if p.split == split]
+    prompts = of_half(prompts, path, "reward")
     for prompt in prompts:
         if prompt.prompt_id not in demos:
             raise DrirlError(
