@@ -1,8 +1,8 @@
 """Run data variants, reward variants and arms through the stages of the headline pipeline.
 
-An arm's folder looks like ``run.out``: ``data``, ``base``, ``reward`` and ``cache`` are links to outputs of the
-headline or of a variant, ``align`` and ``evaluate`` are its own. The stages find everything where they always
-do and need not know of arms.
+An arm's folder looks like ``run.out``: ``data``, ``base``, ``reward`` and ``cache`` are links to outputs of
+the headline or of a variant, ``align`` and ``evaluate`` are its own. The stages find everything where they
+always do and need not know of arms.
 """
 
 from __future__ import annotations
