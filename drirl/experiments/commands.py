@@ -1,0 +1,98 @@
+"""``drirl experiments ...``: thin commands; what they need is imported when they run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from drirl.experiments.plan import Plan
+
+__all__ = ["experiments_app"]
+
+experiments_app = typer.Typer(help="The paper's tables and figures and the reviewers' questions.")
+
+Model = Annotated[str | None, typer.Option(help="Name under base.models; default: all that need it.")]
+
+
+@experiments_app.callback(invoke_without_command=True)
+def _list(
+    context: typer.Context,
+    fast: Annotated[bool, typer.Option("--fast", help="Do not ask DVC what is stale.")] = False,
+) -> None:
+    """List the experiments with cost and state (the default), or run a part of them."""
+    if context.invoked_subcommand is None:
+        from drirl.experiments.listing import show
+
+        typer.echo(show(_plan(), status=not fast))
+
+
+@experiments_app.command()
+def run(
+    arm: Annotated[str, typer.Argument(help="Name of an arm, or of a method.")],
+    model: Annotated[str, typer.Option(help="Name under base.models.")],
+) -> None:
+    """Train and score one arm on one model; experiments/dvc.yaml calls this."""
+    from drirl.experiments.run import run_arm
+
+    run_arm(_plan(), arm, model)
+
+
+@experiments_app.command()
+def rewards(
+    names: Annotated[list[str], typer.Argument(help="Names of reward variants.")], model: Model = None
+) -> None:
+    """Learn reward variants side by side; experiments/dvc.yaml calls this."""
+    from drirl.experiments.run import make_rewards
+
+    make_rewards(_plan(), names, [model] if model else None)
+
+
+@experiments_app.command()
+def data(name: Annotated[str, typer.Argument(help="Name of a data variant.")]) -> None:
+    """Build a variant of the training prompts; experiments/dvc.yaml calls this."""
+    from drirl.experiments.run import make_data
+
+    make_data(_plan(), name)
+
+
+@experiments_app.command()
+def page(
+    name: Annotated[str, typer.Argument(help="Name of an experiment: table1, fig4, q05, ...")],
+    output: Annotated[Path | None, typer.Option(help="Folder in place of the reports folder.")] = None,
+) -> None:
+    """Write the page of an experiment from records alone."""
+    from drirl.experiments.page import write_page
+
+    where = output.resolve() if output else None
+    for path in write_page(_plan(), name, where):
+        typer.echo(path)
+
+
+@experiments_app.command()
+def replication(
+    output: Annotated[Path | None, typer.Option(help="Folder in place of the reports folder.")] = None,
+) -> None:
+    """Write the summary page: every claim of the paper and what became of it here."""
+    from drirl.experiments.replication import write_replication
+
+    typer.echo(write_replication(_plan(), output.resolve() if output else None))
+
+
+@experiments_app.command()
+def pipeline() -> None:
+    """Write experiments/dvc.yaml from arms.yaml and experiments.yaml."""
+    from drirl.experiments.pipeline import write_pipeline
+
+    typer.echo(write_pipeline(_plan()))
+
+
+def _plan() -> Plan:
+    from drirl.cli import _params
+    from drirl.config import project_root
+    from drirl.experiments.plan import load_plan
+
+    params = _params()
+    return load_plan(project_root(), params)

@@ -1,0 +1,70 @@
+"""What stages and methods cost, from the meters; no LLM judge is called anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from drirl.compare.cost import read_costs
+from drirl.compare.names import escape
+from drirl.experiments.gather import Gathered
+from drirl.experiments.page import MISSING, Section, markdown_table
+
+__all__ = ["cost_accounting"]
+
+
+def cost_accounting(found: Gathered, target: Path) -> Section:
+    """CPU seconds, memory and tokens per stage, and per seed of every method."""
+    costs = read_costs(found.plan.params.run.out)
+    lines = []
+    for model in found.models:
+        for stage in ("base", "reward"):
+            own = [c for c in costs if c.stage == stage and c.name == model]
+            lines.append([escape(model), stage, *_cells([c.values for c in own])])
+        for label in found.experiment.arms:
+            arm = found.arms.get(label)
+            for stage in ("align", "evaluate"):
+                prefix = f"{model}/{arm.method}/seed" if arm else ""
+                values = [c.values for c in costs if arm and c.stage == stage and c.name.startswith(prefix)]
+                lines.append([escape(model), escape(f"{stage} {label}, one seed"), *_cells(values)])
+    heads = [
+        "Model",
+        "Step",
+        "CPU s",
+        "Peak memory (MiB)",
+        "Tokens generated",
+        "Tokens trained on",
+        "Measured",
+    ]
+    answers = {}
+    for model in found.models:
+        pair = [_mean(costs, f"{model}/{name}/seed") for name in ("dr_irl", "grpo_irl")]
+        if pair[0] and pair[1]:
+            share = 100 * (pair[0] / pair[1] - 1)
+            answers[model] = (
+                f"{escape(model)}: a seed of DR-IRL takes {share:+.0f} % CPU time against GRPO with the same rewards (embedding overhead)."  # noqa: E501
+            )
+    return Section(
+        "## Costs\n\n" + markdown_table(heads, lines) + "\n\nMeans of what was measured last.", answers
+    )
+
+
+def _mean(costs: object, prefix: str) -> float:
+    values = [c.values["cpu_s"] for c in costs if c.stage == "align" and c.name.startswith(prefix)]  # type: ignore[attr-defined]
+    return sum(values) / len(values) if values else 0.0
+
+
+def _cells(found: list[dict[str, float]]) -> list[str]:
+    if not found:
+        return [MISSING] * 4 + ["0"]
+
+    def mean(name: str, scale: float = 1.0) -> str:
+        known = [values[name] for values in found if name in values]
+        return f"{sum(known) / len(known) / scale:,.0f}".replace(",", " ") if known else MISSING
+
+    return [
+        mean("cpu_s"),
+        mean("peak_rss_bytes", 2**20),
+        mean("generated_tokens"),
+        mean("trained_tokens"),
+        str(len(found)),
+    ]

@@ -1,0 +1,220 @@
+"""How varied the replies are, from per-prompt records and logs."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from drirl.compare.names import UNTRAINED, escape
+from drirl.experiments.extras.hardness import _logs
+from drirl.experiments.gather import Gathered
+from drirl.experiments.page import MISSING, Section, markdown_table
+from drirl.records import Demo, EvalItem, read_jsonl
+from drirl.text import split_draft
+
+__all__ = ["distinct", "diversity", "entropy", "repeated", "self_bleu2"]
+
+_WORD = re.compile(r"[^\W_]+")
+PAIR = ("dr_irl", "grpo_irl")
+
+
+def diversity(found: Gathered, target: Path) -> Section:
+    """Distinct n-grams, repeated replies, closeness to demonstrations; greedy replies to harmful prompts."""
+    lines: list[list[str]] = []
+    answers: dict[str, str] = {}
+    demos = _demo_vectors(found)
+    for model in found.models:
+        seen: dict[str, list[float]] = {}
+        for label, name in found.experiment.arms.items():
+            folder = found.folder(label, "evaluate", model)
+            path = folder / "items.jsonl" if folder else None
+            if path is None or not path.is_file():
+                lines.append([escape(model), escape(label), *[MISSING] * 6])
+                continue
+            by_seed: dict[int, dict[str, str]] = {}
+            for item in read_jsonl(path, EvalItem):
+                if item.kind == "harmful" and item.metric == "refusal_rate":
+                    reply = split_draft(item.response)[1] or item.response
+                    by_seed.setdefault(item.seed, {})[item.item_id] = reply
+            values = np.array([_figures(list(replies.values()), demos) for replies in by_seed.values()])
+            if not len(values):
+                lines.append([escape(model), escape(label), *[MISSING] * 6])
+                continue
+            seen[name] = [float(v) for v in values[:, 1]]
+            cells = [_spread(values[:, k], 100 if k in (2, 4) else 1) for k in range(values.shape[1])]
+            lines.append(
+                [escape(model), escape(label), *cells, f"{len(by_seed)} × {len(by_seed[min(by_seed)])}"]
+            )
+        if all(name in seen for name in PAIR):
+            answers[model] = _say(escape(model), seen[PAIR[0]], seen[PAIR[1]])
+    heads = [
+        "Model",
+        "Arm",
+        "distinct-1",
+        "distinct-2",
+        "Replies seen before (%)",
+        "self-BLEU-2",
+        "Word cosine ≥ 0.9 to a demonstration (%)",
+        "Seeds × replies",
+    ]
+    note = (
+        "Mean (lowest–highest seed). distinct-n: different n-grams by all n-grams; self-BLEU-2: mean "
+        "share of a reply's bigrams found in the other replies; higher means more alike."
+    )
+    return Section(f"## Diversity of replies\n\n{markdown_table(heads, lines)}\n\n{note}", answers)
+
+
+def entropy(found: Gathered, target: Path) -> Section:
+    """Token entropy over training, from the logs."""
+    from drirl.experiments.figures import draw_curves
+
+    panels: list[tuple[str, dict[str, list[tuple[float, float]]]]] = []
+    lines = []
+    for model in found.models:
+        curves: dict[str, list[tuple[float, float]]] = {}
+        for label, name in found.experiment.arms.items():
+            if name in UNTRAINED:
+                continue
+            points: dict[int, list[float]] = {}
+            for run in _logs(found, label, model):
+                for line in run:
+                    if line.get("entropy") is not None:
+                        points.setdefault(int(line["update"]), []).append(float(line["entropy"]))
+            curve = [(float(u), sum(v) / len(v)) for u, v in sorted(points.items())]
+            if curve:
+                curves[label] = curve
+                lines.append([escape(model), escape(label), f"{curve[0][1]:.3f}", f"{curve[-1][1]:.3f}"])
+            else:
+                lines.append([escape(model), escape(label), MISSING, MISSING])
+        panels.append((f"Token entropy, {model}", curves))
+    notice = "" if found.plan.params.run.meaningful else "; wiring check, numbers are meaningless"
+    path = draw_curves(target / f"{found.name}_entropy.png", panels, notice=notice)
+    table = markdown_table(["Model", "Arm", "First update (nats)", "Last update (nats)"], lines)
+    return Section(f"## Entropy over training\n\n![entropy]({path.name})\n\n{table}")
+
+
+def _figures(replies: Sequence[str], demos: np.ndarray | None) -> list[float]:
+    words = [_WORD.findall(reply.lower()) for reply in replies]
+    return [
+        distinct(words, 1),
+        distinct(words, 2),
+        repeated(replies),
+        self_bleu2(words),
+        _near(words, demos) if demos is not None else float("nan"),
+    ]
+
+
+def distinct(words: Sequence[Sequence[str]], n: int) -> float:
+    """Return different n-grams by all n-grams of the replies; 0 if there is none."""
+    grams = [tuple(w[i : i + n]) for w in words for i in range(len(w) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def repeated(replies: Sequence[str]) -> float:
+    """Return the share of replies that equal an earlier one."""
+    return 1 - len({" ".join(r.lower().split()) for r in replies}) / len(replies) if replies else 0.0
+
+
+def self_bleu2(words: Sequence[Sequence[str]]) -> float:
+    """Return the mean share of a reply's bigrams that another reply has too (clipped bigram precision)."""
+    grams = [Counter(pairwise(w)) for w in words]
+    best: dict[tuple[str, str], list[int]] = {}
+    for gram in grams:
+        for key, count in gram.items():
+            best.setdefault(key, []).append(count)
+    tops = {key: sorted(counts, reverse=True)[:2] for key, counts in best.items()}
+    shares = []
+    for gram in grams:
+        total = sum(gram.values())
+        if not total:
+            continue
+        hit = 0
+        for key, count in gram.items():
+            top = tops[key]
+            others = (top[1] if len(top) > 1 else 0) if top[0] == count else top[0]
+            hit += min(count, others)
+        shares.append(hit / total)
+    return float(np.mean(shares)) if shares else 0.0
+
+
+_Vocabulary = dict[str, int]
+
+
+def _demo_vectors(found: Gathered) -> np.ndarray | None:
+    path = found.plan.params.run.out / "data" / "demos.jsonl"
+    if not path.is_file():
+        return None
+    texts = [d.answer for d in read_jsonl(path, Demo) if d.category >= 0]
+    words = [_WORD.findall(text.lower()) for text in dict.fromkeys(texts)]
+    _VOCABULARY.clear()
+    for w in words:
+        for token in w:
+            _VOCABULARY.setdefault(token, len(_VOCABULARY))
+    return _vectors(words)
+
+
+_VOCABULARY: _Vocabulary = {}
+
+
+def _vectors(words: Sequence[Sequence[str]]) -> np.ndarray:
+    """Return (n, V) unit vectors of word counts; a word no demonstration has counts in the length only."""
+    vectors = np.zeros((len(words), len(_VOCABULARY)), np.float32)
+    lengths = np.zeros(len(words), np.float32)
+    for row, w in enumerate(words):
+        for token, count in Counter(w).items():
+            lengths[row] += count * count
+            if token in _VOCABULARY:
+                vectors[row, _VOCABULARY[token]] = count
+    return vectors / np.sqrt(np.maximum(lengths, 1))[:, None]
+
+
+def _near(words: Sequence[Sequence[str]], demos: np.ndarray) -> float:
+    if not words or not len(demos):
+        return 0.0
+    own = _vectors(words)
+    best = np.concatenate([(own[i : i + 256] @ demos.T).max(1) for i in range(0, len(own), 256)])
+    return float((best >= 0.9).mean())
+
+
+def _spread(values: np.ndarray, scale: float) -> str:
+    if np.isnan(values).any():
+        return MISSING
+    digits = 1 if scale == 100 else 3
+    low, high, mean = (scale * float(f(values)) for f in (np.min, np.max, np.mean))
+    return (
+        f"{mean:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})" if len(values) > 1 else f"{mean:.{digits}f}"
+    )
+
+
+def _say(model: str, own: Sequence[float], other: Sequence[float]) -> str:
+    """Compare distinct-2 by Welch's interval over seeds."""
+    a, b = np.asarray(own), np.asarray(other)
+    if len(a) < 2 or len(b) < 2:
+        return f"{model}: cannot tell with one seed."
+    difference = float(a.mean() - b.mean())
+    error = float(np.sqrt(a.var(ddof=1) / len(a) + b.var(ddof=1) / len(b)))
+    half = _t(len(a) + len(b) - 2) * error
+    bounds = f"({difference - half:+.3f} to {difference + half:+.3f})"
+    text = f"distinct-2 of {PAIR[0]} minus {PAIR[1]} is {difference:+.3f} {bounds}"
+    if difference - half > -0.1 * float(b.mean()):
+        return f"{model}: **yes**, {text}: a loss of a tenth is ruled out."
+    if difference + half < 0:
+        return f"{model}: **no**, {text}."
+    seeds = int(np.ceil(len(a) * (half / (0.1 * float(b.mean()) + 1e-9)) ** 2))
+    return f"{model}: **cannot tell at this n**, {text}: it would take about {max(seeds, len(a) + 1)} seeds."
+
+
+def _t(freedom: int) -> float:
+    """Return the 97.5 % quantile of Student's t by simulation-free expansion (Cornish-Fisher, 4 terms)."""
+    z = 1.959964
+    terms = [
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    ]
+    return z + sum(term / freedom ** (k + 1) for k, term in enumerate(terms))

@@ -1,0 +1,114 @@
+"""Figures of the pages: intervals of the arms, curves over training; same bytes for the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from drirl.compare import figures as house
+from drirl.compare.tables import Row
+
+__all__ = ["draw_curves", "draw_intervals"]
+
+
+def draw_intervals(
+    path: Path,
+    panels: Sequence[tuple[str, Mapping[str, Sequence[tuple[str, Row | None]]]]],
+    labels: Sequence[str],
+    notice: str = "",
+) -> Path:
+    """Draw one panel per measure: arms downwards, a marker and an interval per model.
+
+    Args:
+        panels: (title, model -> (label, row) of every arm); a missing row leaves its line empty.
+    """
+    models = list(dict.fromkeys(model for _, rows in panels for model in rows))
+    with mpl.rc_context(house._STYLE):
+        figure = Figure(
+            figsize=(1.8 + 2.3 * len(panels), 1.3 + 0.33 * max(1, len(labels))), layout="constrained"
+        )
+        grid = figure.subplots(1, max(1, len(panels)), squeeze=False, sharey=True)[0]
+        for axes, (title, rows) in zip(grid, panels, strict=True):
+            for index, model in enumerate(models):
+                shift = (index - (len(models) - 1) / 2) * 0.25
+                for place, label in enumerate(labels):
+                    row = dict(rows.get(model, ())).get(label)
+                    if row is None or row.value is None:
+                        continue
+                    low, high = house._whiskers(row)
+                    look = house._look(index + 5, 5.5)
+                    axes.errorbar(
+                        100 * row.value, place + shift, xerr=[[low], [high]], elinewidth=0.9, **look
+                    )
+            axes.set_title(title)
+            axes.set_xlabel("%")
+            axes.set_ylim(len(labels) - 0.5, -0.5)
+            axes.set_yticks(range(len(labels)), list(labels))
+            axes.tick_params(axis="y", length=0)
+        if models:
+            from matplotlib.lines import Line2D
+
+            handles = [
+                Line2D([], [], label=model, **house._look(index + 5, 6)) for index, model in enumerate(models)
+            ]
+            figure.legend(
+                handles=handles,
+                loc="outside lower center",
+                ncols=max(1, len(handles)),
+                frameon=False,
+                title=f"Bars: intervals over intents and seeds{notice}",
+            )
+        house._save(figure, path)
+    return path
+
+
+def draw_curves(
+    path: Path,
+    panels: Sequence[tuple[str, Mapping[str, Sequence[tuple[float, float]]]]],
+    across: str = "Update",
+    notice: str = "",
+) -> Path:
+    """Draw one panel per quantity: a line per name through its (x, y) points."""
+    names = list(dict.fromkeys(name for _, lines in panels for name in lines))
+    dashes: tuple[Any, ...] = ("-", "--", ":", "-.")
+    with mpl.rc_context(house._STYLE):
+        figure = Figure(figsize=(1 + 3.1 * max(1, len(panels)), 3.4), layout="constrained")
+        grid = figure.subplots(1, max(1, len(panels)), squeeze=False)[0]
+        for axes, (title, lines) in zip(grid, panels, strict=True):
+            for index, name in enumerate(names):
+                points = sorted(lines.get(name, ()))
+                if points:
+                    axes.plot(
+                        [x for x, _ in points],
+                        [y for _, y in points],
+                        color=house._COLOURS[index % len(house._COLOURS)],
+                        linestyle=dashes[index // len(house._COLOURS) % len(dashes)]
+                        if len(names) > len(house._COLOURS)
+                        else dashes[index % len(dashes)],
+                        linewidth=1.3,
+                    )
+            axes.set_title(title)
+            axes.set_xlabel(across)
+        from matplotlib.lines import Line2D
+
+        handles = [
+            Line2D(
+                [],
+                [],
+                label=name,
+                color=house._COLOURS[index % len(house._COLOURS)],
+                linestyle=dashes[index % len(dashes)],
+            )
+            for index, name in enumerate(names)
+        ]
+        if handles:
+            figure.legend(
+                handles=handles, loc="outside lower center", ncols=min(4, len(handles)), frameon=False,
+                title=notice.removeprefix("; "),
+            )  # fmt: skip
+        house._save(figure, path)
+    return path

@@ -1,0 +1,234 @@
+"""Write ``experiments/dvc.yaml`` from what is declared: every arm once, every page a target of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from drirl.experiments.page import folder_of
+from drirl.experiments.plan import ARMS, EXPERIMENTS, FOLDER, Plan
+from drirl.experiments.replication import CLAIMS
+from drirl.records import atomic_write
+
+__all__ = ["PIPELINE", "build", "render", "stage_of_arm", "stage_of_rewards", "write_pipeline"]
+
+PIPELINE = f"{FOLDER}/dvc.yaml"
+_HEADER = """\
+# Written by `drirl experiments pipeline` from arms.yaml and experiments.yaml; do not edit. Arms and pages on
+# top of the headline replication: `dvc repro experiments/dvc.yaml:table3` runs one page with what it needs,
+# `dvc repro -P` both pipelines. Plain `dvc repro` leaves this one alone.
+"""
+_OUT = "${run.out}"
+_REPORTS = "${compare.reports}"
+_ALIGN_CODE = (
+    "drirl/align",
+    "drirl/hardness",
+    "drirl/data/check.py",
+    "drirl/detect.py",
+    "drirl/generate.py",
+    "drirl/models.py",
+    "drirl/parallel.py",
+    "drirl/records.py",
+    "drirl/reward/bank.py",
+    "drirl/sampler.py",
+    "drirl/text.py",
+    "drirl/evaluate",
+    "benchmarks",
+)
+_REWARD_CODE = (
+    "drirl/reward",
+    "drirl/data/check.py",
+    "drirl/detect.py",
+    "drirl/generate.py",
+    "drirl/models.py",
+    "drirl/parallel.py",
+    "drirl/records.py",
+    "drirl/text.py",
+)
+_RUN = ("run.seed", "run.threads", "run.device", "run.dtype")
+
+
+def stage_of_arm(name: str) -> str:
+    """Return the name of an arm's stage."""
+    return f"arm-{name}"
+
+
+def stage_of_rewards(plan: Plan, name: str) -> str:
+    """Return the name of the stage that learns a reward variant; variants learnt together share it."""
+    return f"reward-{plan.reward_variant(name).together or name}"
+
+
+def build(plan: Plan) -> dict[str, Any]:
+    """Return the pipeline as plain values: data variants, rewards, arms, pages, the summary page."""
+    arms = plan.own_arms()
+    rewards = list(dict.fromkeys(r for a in arms if (r := plan.arm(a).rewards) is not None))
+    rewards = [r for r in rewards if plan.reward_variant(r).make == "learn"]
+    data = [plan.arm(a).data for a in arms] + [plan.reward_variant(r).data for r in rewards]
+    stages: dict[str, Any] = {}
+    for name in dict.fromkeys(d for d in data if d is not None):
+        stages[f"data-{name}"] = _data_stage(name)
+    for stage in dict.fromkeys(stage_of_rewards(plan, r) for r in rewards):
+        stages[stage] = _reward_stage(plan, [r for r in rewards if stage_of_rewards(plan, r) == stage])
+    for name in arms:
+        stages[stage_of_arm(name)] = _arm_stage(plan, name)
+    for name in plan.experiments:
+        stages[name] = _page_stage(plan, name)
+    stages["replication"] = _replication_stage(plan)
+    return {"vars": ["../params.yaml"], "stages": stages}
+
+
+def render(plan: Plan) -> str:
+    """Return the text of ``experiments/dvc.yaml``."""
+    return _HEADER + yaml.dump(build(plan), Dumper=_Plain, sort_keys=False, width=110)
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes a list twice rather than as an anchor and an alias."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def write_pipeline(plan: Plan) -> Path:
+    """Write ``experiments/dvc.yaml``; return its path."""
+    path = plan.root / PIPELINE
+    with atomic_write(path) as temporary:
+        temporary.write_text(render(plan), encoding="utf-8")
+    return path
+
+
+def _data_stage(name: str) -> dict[str, Any]:
+    files = ("prompts.jsonl", "demos.jsonl", "imbalanced.jsonl", "imbalanced_demos.jsonl")
+    return {
+        "wdir": "..",
+        "cmd": f"drirl experiments data {name}",
+        "params": [{ARMS: [f"data.{name}"]}, "run.seed"],
+        "deps": ["drirl/experiments/variants.py", *(f"{_OUT}/data/{file}" for file in files)],
+        "outs": [f"{_OUT}/arms/data-{name}/data"],
+    }
+
+
+def _reward_stage(plan: Plan, names: list[str]) -> dict[str, Any]:
+    changed = [{ARMS: [f"rewards.{name}" for name in names]}]
+    sources = list(dict.fromkeys(plan.reward_variant(name).data for name in names))
+    models = _models(plan, [m for name in names for m in plan.reward_models(name)])
+    option = "" if models is None else f" --model {models}"
+    where = "" if models is None else f"/{models}"
+    return {
+        "wdir": "..",
+        "cmd": f"drirl experiments rewards {' '.join(names)}{option}",
+        "params": [*changed, "run.models", *_RUN, "reward"],
+        "deps": [
+            "drirl/experiments/run.py",
+            *_REWARD_CODE,
+            *(path for source in sources for path in _data_paths(source)),
+            f"{_OUT}/base",
+        ],
+        "outs": [f"{_OUT}/arms/reward-{name}/reward{where}" for name in names],
+    }
+
+
+def _arm_stage(plan: Plan, name: str) -> dict[str, Any]:
+    arm, method = plan.arm(name), plan.resolve(name).method
+    own = [{ARMS: [f"arms.{name}"]}] if name in plan.arms else []
+    single = _models(plan, plan.arm_models(name))
+    model = "${item.model}" if single is None else single
+    rewards = plan.reward_variant(arm.rewards) if arm.rewards is not None else None
+    learnt = rewards is not None and rewards.make == "learn"
+    source = f"{_OUT}/arms/reward-{arm.rewards}" if learnt else _OUT
+    folder = f"{_OUT}/arms/{name}"
+    stage: dict[str, Any] = {
+        "wdir": "..",
+        "cmd": f"drirl experiments run {name} --model {model}",
+        "params": [
+            *own,
+            "run.seeds",
+            "run.threads",
+            "run.device",
+            "run.dtype",
+            "data.encoder",
+            "data.root",
+            "align.shared",
+            f"align.methods.{method}",
+            "evaluate",
+        ],
+        "deps": [
+            f"baselines/{method}.py",
+            "drirl/experiments/run.py",
+            *_ALIGN_CODE,
+            *_data_paths(arm.data),
+            f"{_OUT}/base/{model}",
+            *(f"{source}/reward/{model}/{part}" for part in ("irl", "static")),
+        ],
+        "outs": [
+            {f"{folder}/align/{model}/{method}": {"persist": True}},
+            f"{folder}/evaluate/{model}/{method}",
+        ],
+    }
+    if single is None:
+        stage = {"matrix": {"model": "${run.models}"}, **stage}
+    return stage
+
+
+def _page_stage(plan: Plan, name: str) -> dict[str, Any]:
+    experiment = plan.experiment(name)
+    own = plan.own_arms([name])
+    runnable = [a for a in experiment.arms.values() if not plan.problem(a)] if not experiment.needs else []
+    logs = bool(experiment.extra)
+    deps = ["drirl/experiments", "drirl/compare", "drirl/data/taxonomy.py"]
+    if any(plan.resolve(arm).headline for arm in runnable):
+        deps += [f"{_OUT}/evaluate", *([f"{_OUT}/align"] if logs else [])]
+    if not experiment.needs:
+        for arm in own:
+            deps += [f"{_OUT}/arms/{arm}/evaluate", *([f"{_OUT}/arms/{arm}/align"] if logs else [])]
+        deps += [f"{_OUT}/{folder}" for folder in experiment.reads]
+        variants = [r for a in own if (r := plan.arm(a).rewards) and plan.reward_variant(r).make == "learn"]
+        deps += [f"{_OUT}/arms/reward-{r}/reward" for r in dict.fromkeys(variants) if logs]
+    base = f"{_REPORTS}/{folder_of(name)}/{name}"
+    params: list[Any] = [{EXPERIMENTS: [f"experiments.{name}"]}, "run", "compare", "evaluate.split"]
+    if "hyper_parameters" in experiment.extra:
+        params += ["base.models", "reward", "align"]
+    arms = [a for a in experiment.arms.values() if a in plan.arms]
+    if arms:
+        params.append({ARMS: [f"arms.{arm}" for arm in dict.fromkeys(arms)]})
+    return {
+        "wdir": "..",
+        "cmd": f"drirl experiments page {name}",
+        "params": params,
+        "deps": deps,
+        "outs": [{f"{base}.{kind}": {"cache": False}} for kind in ("md", "csv")],
+    }
+
+
+def _replication_stage(plan: Plan) -> dict[str, Any]:
+    own = plan.own_arms()
+    return {
+        "wdir": "..",
+        "cmd": "drirl experiments replication",
+        "params": ["run", "compare", "evaluate.split"],
+        "deps": [
+            "drirl/experiments",
+            "drirl/compare",
+            EXPERIMENTS,
+            CLAIMS,
+            "${compare.published}",
+            f"{_OUT}/evaluate",
+            *(f"{_OUT}/arms/{arm}/evaluate" for arm in own),
+        ],
+        "outs": [{f"{_REPORTS}/replication.md": {"cache": False}}],
+    }
+
+
+def _data_paths(variant: str | None) -> list[str]:
+    folder = f"{_OUT}/data" if variant is None else f"{_OUT}/arms/data-{variant}/data"
+    return [f"{folder}/prompts.jsonl", f"{folder}/demos.jsonl"]
+
+
+def _models(plan: Plan, needed: list[str]) -> str | None:
+    """Return None if every model is needed, else the one, by its place: profiles name other models."""
+    known = plan.params.run.models
+    if len(known) > 1 and set(needed) == set(known):
+        return None
+    return "${run.models[" + str(known.index(needed[0]) if needed else 0) + "]}"

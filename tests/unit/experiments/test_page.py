@@ -1,0 +1,137 @@
+"""Pages from small records: what is there is shown with its interval, what is missing is missing."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+
+import pytest
+
+from drirl.errors import DrirlError
+from drirl.experiments.gather import gather
+from drirl.experiments.page import conclude, folder_of, write_page
+from drirl.experiments.plan import Plan
+from drirl.experiments.replication import load_claims, write_replication
+from drirl.records import write_json
+
+MODELS = ("tiny-llama", "tiny-qwen2")
+
+
+def _fill(plan: Plan, write_cell: Callable[..., None], rates: dict[str, float], models=MODELS) -> None:
+    for name, rate in rates.items():
+        arm = plan.resolve(name)
+        for model in models:
+            write_cell(arm.out, model, arm.method, rate)
+
+
+def test_a_page_shows_scores_differences_and_an_answer(plan: Plan, write_cell: Callable[..., None]) -> None:
+    _fill(plan, write_cell, {"dr_irl": 0.95, "weighted_sum": 0.4})
+    files = write_page(plan, "table3")
+    text = files[0].read_text()
+    assert files[0] == plan.params.compare.reports / "tables" / "table3.md"
+    assert "# Table 3" in text
+    assert "**Question.**" in text
+    assert "missing" not in text
+    for model in MODELS:
+        # product is better on disguised prompts; false refusal and helpfulness are equal, so not all hold
+        assert f"{model}: **" in text
+    found = gather(plan, "table3")
+    first = next(j for j in conclude(found) if j.model == "tiny-llama")
+    assert first.verdict.outcome == "yes"
+    assert first.estimate is not None
+    assert first.estimate.seeds == 3
+    assert (plan.params.compare.reports / "tables" / "table3.png").is_file()
+
+
+def test_a_missing_arm_shows_as_missing_never_as_zero(plan: Plan, write_cell: Callable[..., None]) -> None:
+    _fill(plan, write_cell, {"dr_irl": 0.95})
+    _fill(plan, write_cell, {"weighted_sum": 0.4}, models=MODELS[:1])
+    text = write_page(plan, "table3")[0].read_text()
+    line = next(row for row in text.splitlines() if row.startswith("| tiny-qwen2 | weighted sum"))
+    assert set(line.split("|")[3:-1]) == {" missing "}
+    assert "weighted sum on tiny-qwen2: not run yet" in text
+    assert "tiny-qwen2: **not known, arms are missing**" in text
+    with (plan.params.compare.reports / "tables" / "table3.csv").open(newline="") as handle:
+        gaps = [
+            r for r in csv.DictReader(handle) if (r["model"], r["method"]) == ("tiny-qwen2", "weighted sum")
+        ]
+    assert gaps
+    assert all(row["value"] == row["ci_low"] == row["n"] == "" for row in gaps)
+
+
+def test_equal_arms_give_no_yes(plan: Plan, write_cell: Callable[..., None]) -> None:
+    names = ["mask_0", "mask_10", "dr_irl", "mask_40", "gaussian", "batch_means"]
+    _fill(plan, write_cell, dict.fromkeys(names, 0.6), models=MODELS[:1])
+    judged = conclude(gather(plan, "q05"))
+    assert len(judged) == 5
+    assert {j.verdict.outcome for j in judged} == {"unclear"}
+    text = write_page(plan, "q05")[0].read_text()
+    assert "cannot tell at this n**: it would take" in text or "cannot tell at this n: it would take" in text
+    assert "Bonferroni" in text
+
+
+def test_differences_sought_in_many_places_are_wider(plan: Plan, write_cell: Callable[..., None]) -> None:
+    names = ["mask_0", "mask_10", "dr_irl", "mask_40", "gaussian", "batch_means"]
+    _fill(plan, write_cell, dict.fromkeys(names, 0.6), models=MODELS[:1])
+    found = gather(plan, "q05")
+    wide = conclude(found)[0]
+    assert found.analysis is not None
+    plain = found.analysis.difference(
+        "tiny-llama", "mask 0 %", "mask 20 %", "drirl_tiny_harmful", "refusal_rate[level=disguised]"
+    )
+    assert wide.estimate is not None
+    assert plain is not None
+    assert plain.estimate is not None
+    assert wide.estimate.low < plain.estimate.low < plain.estimate.high < wide.estimate.high  # type: ignore[operator]
+
+
+def test_nothing_run_and_not_available(plan: Plan) -> None:
+    assert "Not run" in write_page(plan, "table3")[0].read_text()
+    text = write_page(plan, "q11")[0].read_text()
+    assert "Not available: needs human-written pairs" in text
+    with pytest.raises(DrirlError, match="unknown experiment 'q15'"):
+        write_page(plan, "q15")
+
+
+def test_every_page_renders_without_any_record(plan: Plan) -> None:
+    for name in plan.experiments:
+        files = write_page(plan, name)
+        assert files[0].parent.name == folder_of(name)
+        assert "**Answer.**" in files[0].read_text()
+
+
+def test_uneven_seeds_are_refused(plan: Plan, write_cell: Callable[..., None]) -> None:
+    arm = plan.resolve("weighted_sum")
+    write_cell(arm.out, "tiny-llama", "dr_irl", 0.5, seeds=(0,))
+    with pytest.raises(DrirlError, match=r"seeds \[0\], expected \[0, 1, 2\]"):
+        write_page(plan, "table3")
+
+
+def test_table8_reads_the_reward_report(plan: Plan) -> None:
+    cell = {"accuracy": 0.9, "low": 0.8, "high": 0.95, "n": 50, "gap_mean": 1.0, "gap_sd": 0.5}
+    low = {**cell, "accuracy": 0.5, "low": 0.4}
+    groups = {str(j): {"cells": {"sample": low if j == 5 else cell}, "auc": 0.9} for j in range(7)}
+    for model in MODELS:
+        path = plan.params.run.out / "reward" / model / "report.json"
+        write_json(path, {"iterations": [{"groups": groups}], "static": {"groups": {}}})
+    text = write_page(plan, "table8")[0].read_text()
+    assert "90.0 (80.0–95.0; 50)" in text
+    assert "tiny-llama: **no**, not above chance: Privacy & Property" in text
+
+
+def test_replication_lists_every_claim(plan: Plan, write_cell: Callable[..., None]) -> None:
+    _fill(plan, write_cell, {"dr_irl": 0.95, "grpo": 0.4, "grpo_irl": 0.95, "base": 0.05})
+    text = write_replication(plan).read_text()
+    claims = load_claims(plan)
+    assert len(claims) > 20
+    assert all(claim.claim in text for claim in claims)
+    line = next(row for row in text.splitlines() if row.startswith("| DR-IRL is safer than GRPO | Table 1"))
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    assert cells[2] == "+12.6"  # 0.9361 - 0.8105
+    assert cells[6:8] == ["yes", "yes"]
+    line = next(row for row in text.splitlines() if row.startswith("| The product is better"))
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    assert cells[2] == "direction only"
+    assert cells[4] == cells[6] == cells[7] == "missing"
+    line = next(row for row in text.splitlines() if row.startswith("| Chain of Draft needs"))
+    assert "−1127.0 tokens" in line  # 162 - 1289

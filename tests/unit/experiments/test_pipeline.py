@@ -1,0 +1,74 @@
+"""The second pipeline is the one that is declared; shared arms are in it once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from drirl.config import load_params
+from drirl.experiments.pipeline import PIPELINE, build, render
+from drirl.experiments.plan import Plan, load_plan
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_the_committed_pipeline_is_up_to_date() -> None:
+    plan = load_plan(ROOT, load_params(ROOT / "profiles" / "tiny.yaml"))
+    assert (ROOT / PIPELINE).read_text(encoding="utf-8") == render(plan), "run 'drirl experiments pipeline'"
+
+
+def test_every_experiment_is_a_target(plan: Plan) -> None:
+    stages = build(plan)["stages"]
+    assert set(plan.experiments) | {"replication"} <= set(stages)
+
+
+def test_a_shared_arm_is_one_stage_that_both_pages_need(plan: Plan) -> None:
+    stages = build(plan)["stages"]
+    assert [name for name in stages if name.endswith("only_d")] == ["arm-only_d"]
+    folder = "${run.out}/arms/only_d/evaluate"
+    assert folder in stages["fig4"]["deps"]
+    assert folder in stages["q06"]["deps"]
+    assert folder not in stages["table3"]["deps"]
+
+
+def test_no_output_is_written_twice(plan: Plan) -> None:
+    outs = []
+    for stage in build(plan)["stages"].values():
+        outs += [next(iter(out)) if isinstance(out, dict) else out for out in stage["outs"]]
+    assert len(outs) == len(set(outs))
+
+
+def test_code_that_is_depended_on_exists(plan: Plan) -> None:
+    for name, stage in build(plan)["stages"].items():
+        for dep in stage["deps"]:
+            if "${" not in dep:
+                assert (ROOT / dep).exists(), f"{name}: {dep}"
+
+
+def test_arms_have_the_dependencies_of_the_headline(plan: Plan) -> None:
+    headline = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    code = {d for s in ("align", "evaluate") for d in headline[s]["deps"] if "${" not in d}
+    arm = build(plan)["stages"]["arm-only_d"]
+    assert code <= set(arm["deps"])
+    wanted = {p for s in ("align", "evaluate") for p in headline[s]["params"] if "${" not in p}
+    assert wanted <= {p for p in arm["params"] if isinstance(p, str)}
+    reward = build(plan)["stages"]["reward-iterations"]
+    assert {d for d in headline["reward"]["deps"] if "${" not in d} <= set(reward["deps"])
+
+
+def test_dvc_reads_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "stage", "list", "--name-only", PIPELINE],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    names = [name.rpartition(":")[2] for name in done.stdout.split()]
+    assert "arm-only_d@tiny-llama" in names
+    assert "arm-mask_40" in names
+    assert {"table1", "fig5", "q14", "replication"} <= set(names)

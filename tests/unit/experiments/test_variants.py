@@ -1,0 +1,121 @@
+"""Variants of the training prompts and the figures of sections, by hand."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from drirl.errors import DrirlError
+from drirl.experiments.extras.hardness import rank_correlation
+from drirl.experiments.extras.variety import distinct, repeated, self_bleu2
+from drirl.experiments.plan import DataVariant, Plan
+from drirl.experiments.run import _link, run_arm
+from drirl.experiments.variants import build, leave_out, thin_out, wrong_labels
+from drirl.records import Demo, Prompt, read_json, read_jsonl, write_jsonl
+
+
+def _prompt(i: int, category: int, split: str = "train") -> Prompt:
+    return Prompt(
+        prompt_id=f"p{category}-{split}-{i}",
+        text=f"text {i}",
+        lang="en",
+        source="made up",
+        source_id="",
+        source_label="",
+        category=category,
+        category_origin="mapped",
+        weak_map=False,
+        cluster_id=i,
+        synthetic=False,
+        split=split,
+    )
+
+
+PROMPTS = [
+    _prompt(i, j, s) for j in (-1, *range(7)) for s, n in (("train", 8), ("test", 2)) for i in range(n)
+]
+
+
+def test_leave_out_takes_training_prompts_of_one_category() -> None:
+    kept = leave_out(PROMPTS, 4)
+    assert len(kept) == len(PROMPTS) - 8
+    assert sum(p.category == 4 for p in kept) == 2
+    assert all(p.split == "test" for p in kept if p.category == 4)
+
+
+def test_wrong_labels_change_the_share_and_only_harmful_training_labels() -> None:
+    noisy = wrong_labels(PROMPTS, 0.25, seed=3)
+    changed = [(a, b) for a, b in zip(PROMPTS, noisy, strict=True) if a.category != b.category]
+    assert Counter(a.category for a, _ in changed) == dict.fromkeys(range(7), 2)
+    assert all(a.split == "train" and 0 <= b.category <= 6 for a, b in changed)
+    assert noisy == wrong_labels(PROMPTS, 0.25, seed=3)
+    assert noisy != wrong_labels(PROMPTS, 0.25, seed=4)
+
+
+def test_thin_out_keeps_the_shape() -> None:
+    prompts = [_prompt(i, 0) for i in range(40)] + [_prompt(i, 1) for i in range(10)] + [_prompt(0, 2)]
+    counts = Counter(p.category for p in thin_out(prompts, 0.4, seed=0))
+    assert counts == {0: 16, 1: 4, 2: 1}
+
+
+def _demo(prompt: Prompt) -> Demo:
+    return Demo(f"d{prompt.prompt_id}", prompt.prompt_id, prompt.category, [], "no", "no", "refuse", "g", "t")
+
+
+def test_build_replaces_the_harmful_training_prompts(tmp_path: Path) -> None:
+    source = tmp_path / "data"
+    tail = [_prompt(i + 100, j) for j in range(7) for i in range(20 // (j + 1))]
+    write_jsonl(source / "prompts.jsonl", PROMPTS)
+    write_jsonl(source / "demos.jsonl", [_demo(p) for p in PROMPTS])
+    write_jsonl(source / "imbalanced.jsonl", tail)
+    write_jsonl(source / "imbalanced_demos.jsonl", [_demo(p) for p in tail])
+    build(source, tmp_path / "variant", DataVariant(make="imbalanced", share=0.5), 0)
+    prompts = read_jsonl(tmp_path / "variant" / "prompts.jsonl", Prompt)
+    demos = {demo.prompt_id for demo in read_jsonl(tmp_path / "variant" / "demos.jsonl", Demo)}
+    assert demos == {p.prompt_id for p in prompts}
+    counts = [sum(p.category == j and p.split == "train" for p in prompts) for j in range(7)]
+    assert counts == [10, 5, 3, 2, 2, 2, 1]  # half of 20, 10, 6, 5, 4, 3, 2; ties to even
+    assert read_json(tmp_path / "variant" / "variant.json")["train_prompts"] == counts
+    assert sum(p.split == "test" for p in prompts) == 16
+    assert sum(p.category == -1 and p.split == "train" for p in prompts) == 8
+
+
+def test_a_headline_cell_is_no_arm_and_inputs_must_be_there(plan: Plan) -> None:
+    with pytest.raises(DrirlError, match="cell of the headline replication"):
+        run_arm(plan, "dr_irl", "tiny-llama")
+    with pytest.raises(DrirlError, match="not there yet"):
+        run_arm(plan, "only_d", "tiny-llama")
+    with pytest.raises(DrirlError, match=r"unknown model 'tiny-lama'.*did you mean 'tiny-llama'"):
+        run_arm(plan, "only_d", "tiny-lama")
+
+
+def test_a_link_follows_its_target(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_text(name)
+    for name in ("a", "b", "b"):
+        _link(tmp_path / name, tmp_path / "arm" / "data")
+        assert (tmp_path / "arm" / "data" / "x").read_text() == name
+    assert not (tmp_path / "arm" / "data").readlink().is_absolute()
+
+
+def test_rank_correlation_by_hand() -> None:
+    names = list("abcd")
+    assert rank_correlation([1, 2, 3, 4], [10, 20, 30, 99], names)[0] == pytest.approx(1)
+    # ranks 1 2 3 4 against 2 1 4 3: 1 - 6 * 4 / (4 * 15) = 0.6
+    assert rank_correlation([1, 2, 3, 4], [2, 1, 4, 3], names)[0] == pytest.approx(0.6)
+    # a tie: ranks 1.5 1.5 3 against 1 2 3 -> 1.5 / sqrt(1.5 * 2)
+    assert rank_correlation([1, 1, 2], [1, 2, 3], list("abc"))[0] == pytest.approx(1.5 / math.sqrt(3))
+    assert math.isnan(rank_correlation([1, 1], [1, 2], list("ab"))[0])
+
+
+def test_variety_by_hand() -> None:
+    words = [["a", "b", "a", "b"], ["a", "b", "c"]]
+    assert distinct(words, 1) == pytest.approx(3 / 7)
+    assert distinct(words, 2) == pytest.approx(3 / 5)  # ab ba ab | ab bc
+    # first: ab twice and ba once, the other has ab once -> 1/3; second: ab and bc, the other has ab -> 1/2
+    assert self_bleu2(words) == pytest.approx((1 / 3 + 1 / 2) / 2)
+    assert repeated(["No.", "no. ", "Yes."]) == pytest.approx(1 / 3)
