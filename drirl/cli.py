@@ -21,6 +21,7 @@ from drirl.errors import DrirlError, nearest
 
 if TYPE_CHECKING:
     from drirl.config import Params
+    from drirl.serve.lines import Summary
 
 __all__ = ["STAGES", "app", "main"]
 
@@ -35,6 +36,15 @@ app.add_typer(profile_app, name="profile")
 Model = Annotated[str | None, typer.Option(help="Name under base.models.")]
 Method = Annotated[str | None, typer.Option(help="File name in baselines/, without .py.")]
 Names = Annotated[list[str] | None, typer.Option(help="Repeat the option, or give a comma list.")]
+Source = Annotated[str, typer.Argument(help="File of JSON lines, each with a prompt; '-': standard input.")]
+Target = Annotated[str, typer.Option(help="File for the lines; '-': standard output.")]
+Routing = Annotated[str, typer.Option(help="soft, hard or worst: how rewards are joined without a label.")]
+Floor = Annotated[float, typer.Option(help="worst: categories less probable than this do not count.")]
+RouterFolder = Annotated[
+    Path | None, typer.Option(help="Folder of a router; default: the project's, made when needed.")
+]
+Batch = Annotated[int, typer.Option(min=1, help="Lines worked on at once.")]
+KeepGoing = Annotated[bool, typer.Option("--keep-going", help="Leave bad lines out; they fail the end.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -159,6 +169,75 @@ def validate(
     root = project_root()
     for line in check_project(root, profile):
         typer.echo(line)
+
+
+@app.command()
+def route(
+    source: Source = "-",
+    output: Target = "-",
+    rewards: Annotated[
+        str | None,
+        typer.Option(help="Model name or folder: also score each line's completion with its rewards."),
+    ] = None,
+    mode: Routing = "hard",
+    floor: Floor = 0.0,
+    router: RouterFolder = None,
+    batch: Batch = 32,
+    keep_going: KeepGoing = False,
+) -> None:
+    """Find the harm category of prompts that have no label; JSON lines in and out."""
+    where = _stream(source, output, batch, keep_going)
+    folder = router.resolve() if router else None
+    rewards = _folder(rewards)
+    params = _params()
+    commands = importlib.import_module("drirl.serve.commands")
+    _streamed(
+        commands.route(
+            params, commands.Stream(*where), mode=mode, floor=floor, router=folder, rewards=rewards
+        )
+    )
+
+
+@app.command()
+def rerank(
+    rewards: Annotated[str, typer.Option(help="Model name or folder whose rewards choose.")],
+    source: Source = "-",
+    output: Target = "-",
+    policy: Annotated[
+        str | None, typer.Option(help="Folder or hub id that completes; default: the model's base policy.")
+    ] = None,
+    n: Annotated[int, typer.Option("-n", "--n", min=1, help="Completions per prompt.")] = 4,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest completion; default: evaluate.max_new_tokens.")
+    ] = None,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    mode: Routing = "hard",
+    floor: Floor = 0.0,
+    router: RouterFolder = None,
+    batch: Batch = 8,
+    keep_going: KeepGoing = False,
+) -> None:
+    """Complete prompts N times and keep what their category's reward likes most; JSON lines in and out."""
+    where = _stream(source, output, batch, keep_going)
+    folder = router.resolve() if router else None
+    rewards, policy = _folder(rewards) or rewards, _folder(policy)
+    params = _params(hub=policy is not None and not Path(policy).exists())
+    commands = importlib.import_module("drirl.serve.commands")
+    options = commands.RerankOptions(n, max_new_tokens, temperature, top_p, seed)
+    _streamed(
+        commands.rerank(
+            params,
+            commands.Stream(*where),
+            options,
+            rewards=rewards,
+            policy=policy,
+            mode=mode,
+            floor=floor,
+            router=folder,
+        )
+    )
 
 
 @profile_app.command("use")
@@ -290,6 +369,28 @@ def _cell(name: str, params: Params, model: str | None, method: str | None) -> d
             f"params.yaml: unknown method '{method}' in run.methods; {nearest(method, params.run.methods)}"
         )
     return {"model": model, "method": method}
+
+
+def _folder(name: str | None) -> str | None:
+    """Return an existing folder as an absolute path (the working directory changes), any other name as is."""
+    path = Path(name).expanduser() if name else None
+    return str(path.resolve()) if path is not None and path.is_dir() else name
+
+
+def _stream(source: str, output: str, batch: int, keep_going: bool) -> tuple[str, str, int, bool]:
+    """Return the fields of a :class:`drirl.serve.commands.Stream`, paths made absolute."""
+    source, output = (name if name == "-" else str(Path(name).resolve()) for name in (source, output))
+    return source, output, batch, keep_going
+
+
+def _streamed(summary: Summary) -> None:
+    """Say how many lines were written; left-out lines are a mistake in the input."""
+    if summary.bad:
+        raise DrirlError(
+            f"{len(summary.bad)} of {summary.written + len(summary.bad)} lines were left out; "
+            f"the first: {summary.bad[0]}"
+        )
+    typer.echo(f"{summary.written} lines", err=True)
 
 
 def _split(values: Sequence[str] | None) -> list[str] | None:
