@@ -95,7 +95,7 @@ class RewardBank(nn.Module):
     def save(self, path: Path) -> None:
         """Write the bank as a folder: a transformers trunk, ``heads.safetensors``, ``bank.json``. Atomic."""
         with atomic_dir(Path(path)) as folder:
-            self.trunk.save_pretrained(folder, safe_serialization=True)
+            self._write_trunk(folder)
             self.tokenizer.save_pretrained(folder)
             tensors = {
                 "weight": self.head.weight.detach(),
@@ -110,14 +110,21 @@ class RewardBank(nn.Module):
                 folder / "bank.json", {"heads": self.heads, "input_mode": self.input_mode, "info": self.info}
             )
 
+    def _write_trunk(self, folder: Path) -> None:
+        self.trunk.save_pretrained(folder, safe_serialization=True)
+
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> RewardBank:
-        """Read a folder written by :meth:`save`.
+        """Read a folder written by :meth:`save`, of whatever sharing (:mod:`drirl.reward.sharing`).
 
         Raises:
             DrirlError: the folder is missing, incomplete, or its heads do not fit its trunk.
         """
         folder = Path(path)
+        if (folder / "sharing.json").is_file():
+            from drirl.reward.sharing import load_shared
+
+            return load_shared(folder, device)
         for name in ("bank.json", "heads.safetensors", "config.json"):
             if not (folder / name).is_file():
                 raise DrirlError(f"{folder} is not a reward bank: {name} is missing; run the stage 'reward'")
@@ -187,17 +194,36 @@ class RewardBank(nn.Module):
 
     # ----------------------------------------------------------------------------------------------- scoring
 
-    def forward(self, packs: Sequence[Pack]) -> Tensor:
+    def forward(self, packs: Sequence[Pack], columns: Sequence[int] | None = None) -> Tensor:
         """Return raw (uncalibrated) rewards of every head for every reply, (B, H), pack after pack.
 
         A pack is one prompt with any number of replies; the prompt is read once. Its replies stand side by
         side in one row, each sees the prompt and itself only, and its positions go on from the prompt. Rows
         are padded on the right; attention is causal, so padding never reaches a real token.
+
+        Args:
+            columns: the one head column that is asked of each pack. Here all heads cost the same, so it
+                changes nothing; banks whose heads have weights of their own compute that column alone.
+        """
+        inputs, spans = self._layout(packs)
+        hidden = self.trunk(**inputs, use_cache=False).last_hidden_state  # (P, T, D)
+        return self._read_heads(hidden, spans)  # (B, H)
+
+    def _read_heads(self, hidden: Tensor, spans: Sequence[tuple[int, int, int]]) -> Tensor:
+        """Apply all heads to the last token of every reply (of the prompt, if it is empty); (B, H)."""
+        last = [(row, stop - 1) for row, _, stop in spans]
+        row_index, token_index = torch.tensor(last, device=self.device).unbind(1)  # (B,)
+        return self.head(hidden[row_index, token_index].to(self.head.weight.dtype))  # (B, H)
+
+    def _layout(self, packs: Sequence[Pack]) -> tuple[dict[str, Any], list[tuple[int, int, int]]]:
+        """Return the inputs of the trunk, and where each reply stands: row, first token, one past the last.
+
+        An empty reply stands at the end of its prompt and holds no token.
         """
         rows: list[list[int]] = []
         positions: list[list[int]] = []
         segments: list[list[int]] = []
-        last: list[tuple[int, int]] = []
+        spans: list[tuple[int, int, int]] = []
         for prompt, replies in packs:
             row, place, segment = [*prompt], [*range(len(prompt))], [0] * len(prompt)
             for k, whole in enumerate(replies, 1):
@@ -207,7 +233,8 @@ class RewardBank(nn.Module):
                 row += reply
                 place += range(len(prompt), len(prompt) + len(reply))
                 segment += [k] * len(reply)
-                last.append((len(rows), len(row) - 1 if reply else len(prompt) - 1))
+                stop = len(row) if reply else len(prompt)
+                spans.append((len(rows), stop - len(reply), stop))
             rows.append(row)
             positions.append(place)
             segments.append(segment)
@@ -224,9 +251,7 @@ class RewardBank(nn.Module):
             inputs["attention_mask"] = blocked[:, None]  # (P, 1, T, T)
         else:
             inputs["position_ids"] = None
-        hidden = self.trunk(**inputs, use_cache=False).last_hidden_state  # (P, T, D)
-        row_index, token_index = torch.tensor(last, device=self.device).unbind(1)  # (B,)
-        return self.head(hidden[row_index, token_index].to(self.head.weight.dtype))  # (B, H)
+        return inputs, spans
 
     def _padded(self, rows: Sequence[list[int]], width: int, value: int) -> Tensor:
         return torch.tensor([row + [value] * (width - len(row)) for row in rows], device=self.device)
@@ -247,10 +272,13 @@ class RewardBank(nn.Module):
         return torch.tensor([where[c] for c in categories], dtype=torch.long, device=self.device)
 
     @torch.no_grad()
-    def raw_all(self, packs: Sequence[Pack], tokens: int = 8192) -> Tensor:
+    def raw_all(
+        self, packs: Sequence[Pack], tokens: int = 8192, columns: Sequence[int] | None = None
+    ) -> Tensor:
         """Return raw rewards of every head for every reply of many packs, (B, H), pack after pack.
 
-        Batches hold packs of similar length, about ``tokens`` tokens together.
+        Batches hold packs of similar length, about ``tokens`` tokens together. ``columns``: as in
+        :meth:`forward`.
         """
         was_training = self.training
         self.eval()
@@ -267,7 +295,8 @@ class RewardBank(nn.Module):
                 end += 1
             chosen = order[at:end]
             rows = [row for i in chosen for row in range(starts[i], starts[i + 1])]
-            out[rows] = self([packs[i] for i in chosen]).float().cpu()
+            own = None if columns is None else [columns[i] for i in chosen]
+            out[rows] = self([packs[i] for i in chosen], own).float().cpu()
             at = end
         self.train(was_training)
         return out

@@ -153,7 +153,7 @@ def group_accuracy(bank: RewardBank, rows: Sequence[Row]) -> dict[str, float]:
     """Return per group the share of pairs the demonstration wins; a tie counts half."""
     if not rows:
         return {}
-    raw = bank.raw_all([row.pack for row in rows])
+    raw = bank.raw_all([row.pack for row in rows], columns=[row.column for row in rows])
     wins: dict[str, list[float]] = defaultdict(list)
     at = 0
     for row in rows:
@@ -178,7 +178,7 @@ def calibrate(bank: RewardBank, items: Sequence[Item], samples: Sequence[Sequenc
         ends = [True, *(r.finished for r in replies)]
         packs.append((prompt, bank.reply_ids(texts, ends)))
         owners += [column] * len(texts)
-    bank.calibrate(bank.raw_all(packs), torch.tensor(owners))
+    bank.calibrate(bank.raw_all(packs, columns=columns), torch.tensor(owners))
 
 
 def _rewards(bank: RewardBank, batch: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
@@ -198,7 +198,7 @@ def _rewards(bank: RewardBank, batch: Sequence[Row]) -> tuple[Tensor, Tensor, Te
         weights[b, :count] = torch.tensor(row.weights)
         offsets[b, :count] = torch.tensor(row.offsets)
         columns += [row.column] * (1 + count)
-    raw = bank([row.pack for row in batch])  # (N, H)
+    raw = bank([row.pack for row in batch], [row.column for row in batch])  # (N, H)
     picked = raw.gather(1, torch.tensor(columns, device=raw.device)[:, None])[:, 0]  # (N,)
     chosen = picked[torch.tensor(first, device=raw.device)]  # (B,)
     rejected = picked[index.to(raw.device)]  # (B, K); unused places hold the first value, at weight 0
