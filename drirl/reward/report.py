@@ -21,8 +21,11 @@ from drirl.reward.bank import ALL, RewardBank
 from drirl.reward.irl import sample_replies
 from drirl.reward.items import HARM_CATEGORIES, Item, Reply, demonstration, group_key, unsafe_or_broken
 from drirl.reward.negatives import BENIGN_KINDS, HARMFUL_KINDS, TASK_KINDS, Negatives
+from drirl.reward.partial import partial_refusals
 from drirl.reward.policy import Policy
+from drirl.reward.reliability import reliability
 from drirl.reward.settings import RewardSettings
+from drirl.reward.sharing import cost_of
 
 __all__ = [
     "ACCEPTANCE",
@@ -107,11 +110,14 @@ def draw_held_out(
         negatives.wrong_answers(item, -(-settings.report_pairs // counts[group_key(item)]), rng)
         for item in items
     ]
+    most = max(-(-settings.report_pairs // count) for count in counts.values())
+    replies["partial_refusal"] = partial_refusals(items, replies[policies[0][0]], most, seed + 11)
     return HeldOut(items, replies)
 
 
 def held_out_report(bank: RewardBank, held: HeldOut, settings: RewardSettings, seed: int) -> dict[str, Any]:
-    """Score the held-out pairs and return the report of one bank: groups, cross-category matrix, acceptance.
+    """Score the held-out pairs and return the report of one bank: groups, cross-category matrix, acceptance,
+    reliability of all groups' pairs together, and what the bank holds (``cost``).
 
     Groups are the seven harm categories ("0".."6"), "benign" (benign and contrast prompts) and "task".
     """
@@ -121,6 +127,8 @@ def held_out_report(bank: RewardBank, held: HeldOut, settings: RewardSettings, s
         rows = [i for i, item in enumerate(held.items) if group_key(item) == group]
         groups[group] = _group_report(scored, held, rows, settings, seed)
     report: dict[str, Any] = {"groups": groups, "acceptance": _acceptance(groups)}
+    report["reliability"] = _reliability(scored, held, range(len(held.items)))
+    report["cost"] = cost_of(bank)
     if bank.heads != [ALL]:
         report["cross_category"] = _cross(scored, held)
     return report
@@ -179,8 +187,26 @@ def _group_report(
         "cells": cells,
         "auc": _round(auc(demos, samples)),
         "spearman_length": _round(spearman(samples, lengths)),
+        "reliability": _reliability(scored, held, rows),
         "demonstration_mean": _round(float(np.mean(demos))),
     }
+
+
+def _reliability(scored: _Scored, held: HeldOut, rows: Sequence[int]) -> dict[str, Any]:
+    """Compare what the logistic model says of a pair, sigma(|raw gap|) for the higher reward, with how often
+    that reply is the demonstration; over the pairs with every kind of reply.
+    """
+    confidence, right = [], []
+    for i in rows:
+        item = held.items[i]
+        scale = float(scored.bank.scale[scored.column[item.head]])  # the loss knows raw gaps
+        demo = scored.demo(item)
+        for replies in held.replies.values():
+            for reply in replies[i]:
+                gap = (demo - scored.reply(item, reply)) * scale
+                confidence.append(1 / (1 + float(np.exp(-min(abs(gap), 700.0)))))
+                right.append(1.0 if gap > 0 else 0.5 if gap == 0 else 0.0)
+    return reliability(confidence, right)
 
 
 def _cell(

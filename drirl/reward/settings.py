@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from drirl.settings import Section
 
-__all__ = ["PolicyUpdate", "RewardSettings", "StaticSettings"]
+__all__ = ["AdapterSettings", "ImplicitSettings", "PolicyUpdate", "RewardSettings", "StaticSettings"]
+
+
+class AdapterSettings(Section):
+    """The LoRA adapters of ``sharing: adapters``; no dropout."""
+
+    rank: int = Field(16, gt=0, description="rank of every adapter")
+    alpha: int = Field(32, gt=0, description="LoRA alpha: an adapter is scaled by alpha / rank")
+    targets: str = Field(
+        "all-linear", description="layers with an adapter: all-linear, or a pattern their names match"
+    )
+
+
+class ImplicitSettings(Section):
+    """The policy-as-reward of ``loss: implicit``."""
+
+    beta: float = Field(0.1, gt=0, description="beta_i: reward per nat of the log-ratio to pi_ref")
+    lr: float = Field(2e-4, gt=0, description="peak learning rate, in place of reward.lr")
 
 
 class PolicyUpdate(Section):
@@ -33,7 +50,12 @@ class StaticSettings(Section):
 class RewardSettings(Section):
     """Maximum-likelihood IRL (docs/paper.md section 4)."""
 
-    sharing: Literal["heads"] = Field("heads", description="one trunk with a linear head per category")
+    sharing: Literal["heads", "adapters", "separate", "single"] = Field(
+        "heads",
+        description="one trunk with a linear head per category, with an adapter per category, a full model "
+        "per category, or one reward for everything",
+    )
+    adapters: AdapterSettings = AdapterSettings()
     iterations: int = Field(2, ge=1, description="outer IRL iterations, T_irl")
     prompts_per_category: int | None = Field(
         None, gt=0, description="training prompts a harm category adds to an iteration; None: all"
@@ -53,7 +75,10 @@ class RewardSettings(Section):
     )
     hard_negatives: int = Field(2, ge=0, description="hard negatives per prompt and iteration")
     wrong_answers: int = Field(3, ge=0, description="made-up wrong answers per task and iteration")
-    loss: Literal["logistic", "infonce"] = "logistic"
+    loss: Literal["logistic", "infonce", "implicit"] = Field(
+        "logistic", description="implicit: the log-ratio of a policy is the reward (IRFT, SPIN)"
+    )
+    implicit: ImplicitSettings = ImplicitSettings()
     anchor: bool = Field(
         False,
         description="measure margins relative to the reward of the sampling policy (exact)",
@@ -83,3 +108,12 @@ class RewardSettings(Section):
     report_prompts: int = Field(60, gt=0, description="held-out prompts per head drawn for the report")
     report_rounds: int = Field(4, ge=1, description="most rounds of sampling to reach report_pairs")
     bootstrap: int = Field(1000, gt=0, description="bootstrap draws of the report's intervals")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.loss == "implicit" and self.sharing in ("adapters", "separate"):
+            raise ValueError(
+                "loss 'implicit' has one policy for all categories and no reward network: "
+                f"set sharing to heads or single, not '{self.sharing}'"
+            )
+        return self

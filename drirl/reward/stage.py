@@ -53,10 +53,12 @@ def _run_model(job: _Job) -> None:
     from drirl.base.location import policy_path
     from drirl.models import resolve_device, seed_everything
     from drirl.reward.bank import ALL, RewardBank
+    from drirl.reward.implicit import ImplicitBank, SelfPlay, implicit_settings
     from drirl.reward.irl import learn
-    from drirl.reward.items import HARM_CATEGORIES, limits_of, load_items, pick
+    from drirl.reward.items import limits_of, load_items, pick
     from drirl.reward.policy import LanguagePolicy
     from drirl.reward.report import draw_held_out, held_out_report, table
+    from drirl.reward.sharing import make_rewards
     from drirl.reward.static import learn_static
 
     settings, seed = job.settings, job.seed
@@ -85,10 +87,12 @@ def _run_model(job: _Job) -> None:
         temperature=settings.temperature,
         batch_size=settings.sample_batch,
     )
-    bank = RewardBank.from_policy(
-        path, [BENIGN, *HARM_CATEGORIES], device=device, revision=revision, input_mode=settings.input_mode
-    )
-    outcome = learn(bank, policy, train, val, settings, seed=seed, progress=progress)
+    bank = make_rewards(path, settings, device=device, revision=revision, seed=seed)
+    if isinstance(bank, ImplicitBank):
+        own = implicit_settings(settings)
+        outcome = learn(bank, SelfPlay(bank, policy), train, val, own, seed=seed, progress=progress)
+    else:
+        outcome = learn(bank, policy, train, val, settings, seed=seed, progress=progress)
     progress("static reward")
     static = RewardBank.from_policy(
         path, [ALL], device=device, revision=revision, input_mode=settings.input_mode
@@ -146,6 +150,7 @@ def _records(job: _Job, bank: Any, report: dict[str, Any]) -> list[dict[str, Any
     rows = []
     for h, head in enumerate(bank.heads):
         names = ["benign", "task"] if head == BENIGN else [str(head)]
+        names = list(report["groups"]) if head == "all" else names
         metrics = {
             f"{name}/{cell}": values["accuracy"]
             for name in names
