@@ -128,12 +128,12 @@ def write_replication(plan: Plan, reports: Path | None = None) -> Path:
     level = f"{100 * plan.params.compare.confidence:g}"
     text = (
         f"{counts['same direction']} of {counts['all']} differences point the way the paper says, "
-        f"{counts['significant']} of them significantly; {counts[MISSING]} are missing.\n\nSignificant: "
-        f"the {level} % interval over intents and seeds excludes zero on the paper's side (against: on the "
-        "other). Published numbers are of other models and benchmarks, so only the direction can be compared. "
-        "Our measures stand for theirs: disguised prompts for StrongREJECT, paraphrased for WildChat, direct for "
-        "XSTest, tasks for GSM8K. Differences are not corrected for their number. Profile "
-        f"{code(plan.params.run.profile)}, split {code(plan.params.evaluate.split)}."
+        f"{counts['significant']} of them significantly; {counts[MISSING]} are missing.\n\n"
+        f"Significant: the {level} % interval over intents and seeds excludes zero on the paper's side "
+        "(against: on the other). Published numbers are of other models and benchmarks, so only the direction "
+        "can be compared. Our measures stand for theirs: disguised prompts for StrongREJECT, paraphrased for "
+        "WildChat, direct for XSTest, tasks for GSM8K. Differences are not corrected for their number. "
+        f"Profile {code(plan.params.run.profile)}, split {code(plan.params.evaluate.split)}."
     )
     parts = ["# Which claims held", _notice(plan), text, markdown_table(heads, lines)]
     path = Path(reports or plan.params.compare.reports) / "replication.md"
