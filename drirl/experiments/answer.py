@@ -23,11 +23,13 @@ class Verdict:
     Attributes:
         opposite: the interval lies on the side that was not expected.
         factor: by how much intents and seeds have to grow for an answer; None unless ``unclear``.
+        difference: what could then be told from zero: the measured difference, or the margin if that is more.
     """
 
     outcome: Outcome
     opposite: bool = False
     factor: float | None = None
+    difference: float | None = None
 
 
 def judge(
@@ -54,21 +56,24 @@ def judge(
             return Verdict("yes")
         if -margin < low and high < margin:
             return Verdict("no")
-        return Verdict("unclear", factor=needed(estimate, max(abs(value), margin), confidence))
+        return _unclear(estimate, max(abs(value), margin), confidence)
     if expect == "not_worse":
         if low > -margin:
             return Verdict("yes")
         if high < 0 and value < -margin:
             return Verdict("no", opposite=True)
-        distance = abs(value + margin)
-        return Verdict("unclear", factor=needed(estimate, max(distance, margin / 2), confidence))
+        return _unclear(estimate, max(abs(value + margin), margin / 2), confidence)
     if low > 0:
         return Verdict("yes")
     if high < 0:
         return Verdict("no", opposite=True)
     if high < margin:
         return Verdict("no")
-    return Verdict("unclear", factor=needed(estimate, max(abs(value), margin), confidence))
+    return _unclear(estimate, max(abs(value), margin), confidence)
+
+
+def _unclear(estimate: Estimate, difference: float, confidence: float) -> Verdict:
+    return Verdict("unclear", factor=needed(estimate, difference, confidence), difference=difference)
 
 
 def needed(estimate: Estimate, difference: float, confidence: float = 0.95) -> float:

@@ -168,11 +168,10 @@ def _take(judged: Judged) -> str:
     estimate, factor = judged.estimate, judged.verdict.factor
     assert estimate is not None
     assert factor is not None
-    if not math.isfinite(factor) or factor > 1000:
-        return "it would take more than a thousand times the intents and seeds"
     return (
         f"it would take about {math.ceil(factor * estimate.clusters)} intents and "
-        f"{math.ceil(factor * estimate.seeds)} seeds ({factor:.1f} times as many)"
+        f"{math.ceil(factor * estimate.seeds)} seeds ({factor:.1f} times as many) to tell "
+        f"{100 * (judged.verdict.difference or 0):.1f} points"
     )
 
 

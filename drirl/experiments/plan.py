@@ -251,12 +251,15 @@ class Plan:
         if experiment.needs:
             return experiment.needs
         problems = [self.problem(arm) for arm in experiment.arms.values()]
-        # What is compared must be there; an experiment that lost one arm of many still says something.
-        decisive = {label for contrast in experiment.contrasts for label in (contrast.of, contrast.against)}
-        for label, problem in zip(experiment.arms, problems, strict=True):
-            if problem and (label in decisive or not experiment.contrasts) and experiment.rule == "all":
-                return f"{label}: {problem}"
-        return next((p for p in problems if p), "") if problems and all(problems) else ""
+        lost = {label: p for label, p in zip(experiment.arms, problems, strict=True) if p}
+        if not experiment.contrasts:
+            return next(iter(lost.values())) if lost and len(lost) == len(problems) else ""
+        # An experiment that lost one comparison of several still says something, unless it needs them all.
+        gaps = [[label for label in (c.of, c.against) if label in lost] for c in experiment.contrasts]
+        if any(gaps) and (experiment.rule == "all" or all(gaps)):
+            first = next(gap[0] for gap in gaps if gap)
+            return f"{first}: {lost[first]}"
+        return ""
 
     def lacking(self, experiment: Experiment) -> list[str]:
         """Return the labels whose arms cannot run with this code."""

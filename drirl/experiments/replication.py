@@ -37,6 +37,7 @@ class Claim(Settings):
     section: str = ""
     unit: str = "points"
     note: str = ""
+    family: str = Field("", description="shown for models of this family only, where there is one")
 
 
 class _Claims(Settings):
@@ -69,7 +70,7 @@ def write_replication(plan: Plan, reports: Path | None = None) -> Path:
         if claim.experiment not in gathered and not experiment.needs:
             gathered[claim.experiment] = gather(plan, claim.experiment, more=(claim.metric, *_ALL))
         found = gathered.get(claim.experiment)
-        for model in plan.models_of(experiment):
+        for model in _models(plan, claim):
             title, estimate = _ours(found, claim, model)
             if claim.section:
                 continue
@@ -78,15 +79,14 @@ def write_replication(plan: Plan, reports: Path | None = None) -> Path:
             counts["same direction"] += same == "yes"
             counts["significant"] += significant == "yes"
             counts[MISSING] += estimate is None
-            note = claim.note or (f"not available: needs {experiment.needs}" if experiment.needs else "")
-            if estimate is None and not note and found is not None:
-                note = "; ".join(
-                    dict.fromkeys(
-                        f"{label}: {why}"
-                        for (m, label), why in found.missing.items()
-                        if m == model and label in (claim.of, claim.against)
-                    )
-                )
+            notes = [claim.note, f"not available: needs {experiment.needs}" if experiment.needs else ""]
+            if estimate is None and found is not None:
+                notes += [
+                    f"{label}: {why}"
+                    for (m, label), why in found.missing.items()
+                    if m == model and label in (claim.of, claim.against)
+                ]
+            note = "; ".join(note for note in notes if note)
             lines.append(
                 [
                     escape(claim.claim),
@@ -128,12 +128,12 @@ def write_replication(plan: Plan, reports: Path | None = None) -> Path:
     level = f"{100 * plan.params.compare.confidence:g}"
     text = (
         f"{counts['same direction']} of {counts['all']} differences point the way the paper says, "
-        f"{counts['significant']} of them significantly; {counts[MISSING]} are missing.\n\nSignificant: "
-        f"the {level} % interval over intents and seeds excludes zero on the paper's side (against: on the "
-        "other). Published numbers are of other models and benchmarks: only the direction can be compared. "
-        "Our measures stand for theirs: disguised prompts for StrongREJECT, paraphrased for WildChat, direct "
-        "for XSTest, tasks for GSM8K. Differences are not corrected for their number. Profile "
-        f"{code(plan.params.run.profile)}, split {code(plan.params.evaluate.split)}."
+        f"{counts['significant']} of them significantly; {counts[MISSING]} are missing.\n\n"
+        f"Significant: the {level} % interval over intents and seeds excludes zero on the paper's side "
+        "(against: on the other). Published numbers are of other models and benchmarks: only the direction "
+        "can be compared. Our measures stand for theirs: disguised prompts for StrongREJECT, paraphrased for "
+        "WildChat, direct for XSTest, tasks for GSM8K. Differences are not corrected for their number. "
+        f"Profile {code(plan.params.run.profile)}, split {code(plan.params.evaluate.split)}."
     )
     parts = ["# Which claims held", _notice(plan), text, markdown_table(heads, lines)]
     path = Path(reports or plan.params.compare.reports) / "replication.md"
@@ -154,6 +154,12 @@ def _ours(found: Gathered | None, claim: Claim, model: str) -> tuple[str, Estima
     contrast = Contrast(of=claim.of, against=claim.against, metric=claim.metric, expect="differs")
     difference = found.analysis.difference(model, contrast.of, contrast.against, *place[1:])
     return place[0], difference.estimate if difference else None
+
+
+def _models(plan: Plan, claim: Claim) -> list[str]:
+    models = plan.models_of(plan.experiment(claim.experiment))
+    own = [m for m in models if plan.params.base.models[m].family.startswith(claim.family)]
+    return own or models
 
 
 def _agreement(estimate: Estimate | None, sign: str) -> tuple[str, str]:
