@@ -26,12 +26,15 @@ _ALIGN_CODE = (
     "drirl/align",
     "drirl/hardness",
     "drirl/data/check.py",
+    "drirl/data/split.py",
     "drirl/detect.py",
     "drirl/generate.py",
     "drirl/models.py",
     "drirl/parallel.py",
     "drirl/records.py",
     "drirl/reward/bank.py",
+    "drirl/reward/implicit.py",
+    "drirl/reward/sharing.py",
     "drirl/sampler.py",
     "drirl/text.py",
     "drirl/evaluate",
@@ -40,6 +43,7 @@ _ALIGN_CODE = (
 _REWARD_CODE = (
     "drirl/reward",
     "drirl/data/check.py",
+    "drirl/data/split.py",
     "drirl/detect.py",
     "drirl/generate.py",
     "drirl/models.py",
@@ -47,7 +51,7 @@ _REWARD_CODE = (
     "drirl/records.py",
     "drirl/text.py",
 )
-_RUN = ("run.seed", "run.threads", "run.device", "run.dtype")
+_RUN = ("run.seed", "run.threads", "run.device", "run.dtype", "data.disjoint")
 
 
 def stage_of_arm(name: str) -> str:
@@ -148,6 +152,7 @@ def _arm_stage(plan: Plan, name: str) -> dict[str, Any]:
             "run.threads",
             "run.device",
             "run.dtype",
+            "data.disjoint",
             "data.encoder",
             "data.root",
             "align.shared",
