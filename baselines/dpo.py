@@ -13,15 +13,13 @@ demonstrations that every other method sees.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
 from drirl.align.interface import Inputs
+from drirl.align.pairs import pair_plan
 from drirl.settings import Section
-
-if TYPE_CHECKING:
-    from drirl.records import Demo, Prompt
 
 PAPER = "https://arxiv.org/abs/2305.18290"
 USES = ()
@@ -43,55 +41,14 @@ class Config(Section):
     )
 
 
-def usable(prompt: Prompt, demo: Demo, sample: str) -> bool:
-    """Return whether ``sample`` is worse than the demonstration, as far as rules can tell."""
-    from drirl.data.check import is_correct
-    from drirl.detect import is_refusal
-    from drirl.text import split_draft
-
-    answer = split_draft(sample)[1]
-    if answer == demo.answer or not answer:
-        return False
-    if prompt.kind == "harmful":
-        return not is_refusal(answer)
-    return not (prompt.kind == "task" and prompt.checker and is_correct(prompt, answer))
-
-
-def draw_rejected(
-    inputs: Inputs, policy: Any, rows: list[tuple[Prompt, Demo]], config: Config
-) -> dict[str, str]:
-    """Sample the reference policy; return the rejected completion by prompt id, for prompts that have one."""
-    from drirl.generate import complete
-
-    unique = sorted({prompt.prompt_id: (prompt, demo) for prompt, demo in rows}.items())
-    completions = complete(
-        policy.model,
-        policy.tokenizer,
-        [prompt.text for _, (prompt, _) in unique],
-        max_new_tokens=inputs.shared.max_new_tokens,
-        temperature=inputs.shared.temperature,
-        num_return=config.samples,
-        seed=inputs.seed,
-    )
-    inputs.meter.generated_tokens += sum(c.n_tokens for group in completions for c in group)
-    rejected = {}
-    for (prompt_id, (prompt, demo)), group in zip(unique, completions, strict=True):
-        texts = [c.text for c in group if usable(prompt, demo, c.text)]
-        if texts:
-            rejected[prompt_id] = texts[0]
-    return rejected
-
-
 def train(inputs: Inputs, config: Config) -> None:
     """Make the pairs, fit them in the order of the shared plan, and save the policy."""
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
     from drirl.align.logs import quiet
-    from drirl.align.plan import plan_rows
     from drirl.align.setup import (
         chat,
-        check_lengths,
         common_arguments,
         finish,
         load,
@@ -102,15 +59,7 @@ def train(inputs: Inputs, config: Config) -> None:
 
     shared = inputs.shared
     policy = load(inputs)
-    # Half as many prompts again as are needed: those without a usable sample are passed over.
-    spare = shared.model_copy(update={"updates": shared.updates + shared.updates // 2 + 1})
-    candidates = [
-        row for batch in plan_rows(inputs.train, spare, inputs.seed, config.batches) for row in batch
-    ]
-    check_lengths(policy, candidates, shared)
-    rejected = draw_rejected(inputs, policy, candidates, config)
-    kept = [row for row in inputs.train if row[0].prompt_id in rejected]
-    updates = plan_rows(kept, shared, inputs.seed, config.batches)
+    updates, rejected = pair_plan(inputs, policy, config.batches, config.samples)
     rows = [row for batch in updates for row in batch]
     size, accumulation = micro_batches(len(updates[0]), shared)
     arguments = DPOConfig(
@@ -126,7 +75,7 @@ def train(inputs: Inputs, config: Config) -> None:
         {
             "prompt": chat(prompt.text),
             "chosen": chat(demo.full_text, "assistant"),
-            "rejected": chat(rejected[prompt.prompt_id], "assistant"),
+            "rejected": chat(rejected[prompt.prompt_id].text, "assistant"),
         }
         for prompt, demo in rows
     ]

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from drirl.align.interface import Inputs
+from drirl.align.pairs import pair_plan
 from drirl.hardness.settings import HardnessSettings
 from drirl.settings import Section
 
@@ -31,9 +32,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from drirl.generate import Completion
     from drirl.hardness.state import Hardness
-    from drirl.records import Demo, Prompt
 
 PAPER = "https://arxiv.org/abs/2503.18991"
 USES = ("irl",)
@@ -68,45 +67,6 @@ class Config(Section):
                 "a pair has one sample: hardness.per_completion is false and mask quantile or fixed here"
             )
         return self
-
-
-def usable(prompt: Prompt, demo: Demo, sample: str) -> bool:
-    """Return whether ``sample`` is worse than the demonstration, as far as rules can tell; as in dpo.py."""
-    from drirl.data.check import is_correct
-    from drirl.detect import is_refusal
-    from drirl.text import split_draft
-
-    answer = split_draft(sample)[1]
-    if answer == demo.answer or not answer:
-        return False
-    if prompt.kind == "harmful":
-        return not is_refusal(answer)
-    return not (prompt.kind == "task" and prompt.checker and is_correct(prompt, answer))
-
-
-def draw_rejected(
-    inputs: Inputs, policy: Any, rows: list[tuple[Prompt, Demo]], config: Config
-) -> dict[str, Completion]:
-    """Sample the reference policy; return the rejected completion by prompt id, for prompts that have one."""
-    from drirl.generate import complete
-
-    unique = sorted({prompt.prompt_id: (prompt, demo) for prompt, demo in rows}.items())
-    completions = complete(
-        policy.model,
-        policy.tokenizer,
-        [prompt.text for _, (prompt, _) in unique],
-        max_new_tokens=inputs.shared.max_new_tokens,
-        temperature=inputs.shared.temperature,
-        num_return=config.samples,
-        seed=inputs.seed,
-    )
-    inputs.meter.generated_tokens += sum(c.n_tokens for group in completions for c in group)
-    found = {}
-    for (prompt_id, (prompt, demo)), group in zip(unique, completions, strict=True):
-        worse = [c for c in group if usable(prompt, demo, c.text)]
-        if worse:
-            found[prompt_id] = worse[0]
-    return found
 
 
 def pair_alphas(
@@ -198,8 +158,7 @@ def build(inputs: Inputs, config: Config) -> tuple[Any, Any]:
     from datasets import Dataset
     from trl import DPOConfig
 
-    from drirl.align.plan import plan_rows
-    from drirl.align.setup import chat, check_lengths, common_arguments, load, micro_batches, peft_config
+    from drirl.align.setup import chat, common_arguments, load, micro_batches, peft_config
     from drirl.hardness.encoder import load_encoder
     from drirl.hardness.state import Hardness
     from drirl.reward.bank import RewardBank
@@ -207,15 +166,7 @@ def build(inputs: Inputs, config: Config) -> tuple[Any, Any]:
 
     shared = inputs.shared
     policy = load(inputs)
-    # Half as many prompts again as are needed: those without a usable sample are passed over.
-    spare = shared.model_copy(update={"updates": shared.updates + shared.updates // 2 + 1})
-    candidates = [
-        row for batch in plan_rows(inputs.train, spare, inputs.seed, config.batches) for row in batch
-    ]
-    check_lengths(policy, candidates, shared)
-    rejected = draw_rejected(inputs, policy, candidates, config)
-    kept = [row for row in inputs.train if row[0].prompt_id in rejected]
-    updates = plan_rows(kept, shared, inputs.seed, config.batches)
+    updates, rejected = pair_plan(inputs, policy, config.batches, config.samples)
 
     bank = RewardBank.load(inputs.reward_path, policy.model.device)
     hardness = Hardness(config.hardness, load_encoder(inputs.encoder, inputs.cache), seed=inputs.seed)

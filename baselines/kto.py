@@ -14,16 +14,14 @@ update the demonstrations stand before the samples, so that no y' comes from its
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
 from drirl.align.interface import Inputs
+from drirl.align.pairs import pair_plan
 from drirl.errors import DrirlError
 from drirl.settings import Section
-
-if TYPE_CHECKING:
-    from drirl.records import Demo, Prompt
 
 PAPER = "https://arxiv.org/abs/2402.01306"
 USES = ()
@@ -45,45 +43,6 @@ class Config(Section):
     samples: int = Field(
         1, ge=1, description="reference samples drawn per prompt; the first usable one is undesirable"
     )
-
-
-def usable(prompt: Prompt, demo: Demo, sample: str) -> bool:
-    """Return whether ``sample`` is worse than the demonstration, as far as rules can tell; as in dpo.py."""
-    from drirl.data.check import is_correct
-    from drirl.detect import is_refusal
-    from drirl.text import split_draft
-
-    answer = split_draft(sample)[1]
-    if answer == demo.answer or not answer:
-        return False
-    if prompt.kind == "harmful":
-        return not is_refusal(answer)
-    return not (prompt.kind == "task" and prompt.checker and is_correct(prompt, answer))
-
-
-def draw_undesirable(
-    inputs: Inputs, policy: Any, rows: list[tuple[Prompt, Demo]], config: Config
-) -> dict[str, str]:
-    """Sample the reference policy; return the undesirable completion by prompt id, if a prompt has one."""
-    from drirl.generate import complete
-
-    unique = sorted({prompt.prompt_id: (prompt, demo) for prompt, demo in rows}.items())
-    completions = complete(
-        policy.model,
-        policy.tokenizer,
-        [prompt.text for _, (prompt, _) in unique],
-        max_new_tokens=inputs.shared.max_new_tokens,
-        temperature=inputs.shared.temperature,
-        num_return=config.samples,
-        seed=inputs.seed,
-    )
-    inputs.meter.generated_tokens += sum(c.n_tokens for group in completions for c in group)
-    found = {}
-    for (prompt_id, (prompt, demo)), group in zip(unique, completions, strict=True):
-        worse = [c.text for c in group if usable(prompt, demo, c.text)]
-        if worse:
-            found[prompt_id] = worse[0]
-    return found
 
 
 def trainer_class() -> Any:
@@ -111,24 +70,15 @@ def build(inputs: Inputs, config: Config) -> tuple[Any, Any]:
     from datasets import Dataset
     from trl import KTOConfig
 
-    from drirl.align.plan import plan_rows
-    from drirl.align.setup import chat, check_lengths, common_arguments, load, micro_batches, peft_config
+    from drirl.align.setup import chat, common_arguments, load, micro_batches, peft_config
 
     shared = inputs.shared
     policy = load(inputs)
-    # Half as many prompts again as are needed: those without a usable sample are passed over.
-    spare = shared.model_copy(update={"updates": shared.updates + shared.updates // 2 + 1})
-    candidates = [
-        row for batch in plan_rows(inputs.train, spare, inputs.seed, config.batches) for row in batch
-    ]
-    check_lengths(policy, candidates, shared)
-    samples = draw_undesirable(inputs, policy, candidates, config)
-    kept = [row for row in inputs.train if row[0].prompt_id in samples]
+    updates, samples = pair_plan(inputs, policy, config.batches, config.samples)
     rows = []
-    updates = plan_rows(kept, shared, inputs.seed, config.batches)
     for update in updates:
         texts = [(prompt, demo.full_text, True) for prompt, demo in update]
-        texts += [(prompt, samples[prompt.prompt_id], False) for prompt, _ in update]
+        texts += [(prompt, samples[prompt.prompt_id].text, False) for prompt, _ in update]
         rows += [
             {"prompt": chat(prompt.text), "completion": chat(text, "assistant"), "label": label}
             for prompt, text, label in texts

@@ -19,16 +19,13 @@ batch is used twice, the number of updates stays, and half as many prompts are s
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from drirl.align.interface import Inputs
+from drirl.align.returns import clipped_value_loss, generalised_advantages
 from drirl.errors import DrirlError
 from drirl.settings import Section
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 PAPER = "https://arxiv.org/abs/1707.06347"
 USES = ("static",)
@@ -45,43 +42,6 @@ class Config(Section):
     value_clip: float = Field(0.2, gt=0, description="largest change of a value counted in the loss")
     value_coefficient: float = Field(0.5, ge=0, description="weight of the value loss")
     epochs: int = Field(1, ge=1, description="optimiser steps per batch of completions")
-
-
-def generalised_advantages(
-    rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, gae_lambda: float
-) -> tuple[Tensor, Tensor]:
-    """Return advantages and returns, (B, T) each, 0 outside the completion.
-
-    Args:
-        rewards, values: (B, T) reward of each token and value of the state before it.
-        mask: (B, T) 1 for completion tokens, then 0; after the last one the value is 0.
-    Source: arXiv:1506.02438, equation 16.
-    """
-    rewards, values = rewards * mask, values * mask
-    advantages = rewards.new_zeros(rewards.shape)
-    running = rewards.new_zeros(rewards.shape[0])  # (B,)
-    following = running
-    for t in reversed(range(rewards.shape[1])):
-        error = rewards[:, t] + gamma * following - values[:, t]
-        running = (error + gamma * gae_lambda * running) * mask[:, t]
-        advantages[:, t] = running
-        following = values[:, t]
-    return advantages, (advantages + values) * mask
-
-
-def clipped_value_loss(
-    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float
-) -> Tensor:
-    """Return half the mean squared error of the values, per token the larger of plain and clipped.
-
-    Args:
-        values, old_values, returns: (B, T); ``old_values`` are those of the rollout.
-        mask: (B, T) 1 for completion tokens.
-        clip: a value may leave its old one by this much before the clipped error stops following it.
-    """
-    near = old_values + (values - old_values).clamp(-clip, clip)
-    error = (values - returns).square().maximum((near - returns).square())
-    return 0.5 * (error * mask).sum() / mask.sum().clamp(min=1)
 
 
 def train(inputs: Inputs, config: Config) -> None:

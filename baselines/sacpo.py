@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from drirl.align.interface import Inputs
+from drirl.align.pairs import draw_rejected
 from drirl.errors import DrirlError
 from drirl.settings import Section
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from drirl.generate import Completion
     from drirl.records import Demo, Prompt
 
 PAPER = "https://arxiv.org/abs/2404.11049"
@@ -52,45 +54,6 @@ class Config(Section):
     samples: int = Field(
         1, ge=1, description="reference samples drawn per prompt; the first usable one is rejected"
     )
-
-
-def usable(prompt: Prompt, demo: Demo, sample: str) -> bool:
-    """Return whether ``sample`` is worse than the demonstration, as far as rules can tell; as in dpo.py."""
-    from drirl.data.check import is_correct
-    from drirl.detect import is_refusal
-    from drirl.text import split_draft
-
-    answer = split_draft(sample)[1]
-    if answer == demo.answer or not answer:
-        return False
-    if prompt.kind == "harmful":
-        return not is_refusal(answer)
-    return not (prompt.kind == "task" and prompt.checker and is_correct(prompt, answer))
-
-
-def draw_rejected(
-    inputs: Inputs, policy: Any, rows: list[tuple[Prompt, Demo]], config: Config
-) -> dict[str, str]:
-    """Sample the reference policy; return the rejected completion by prompt id, for prompts that have one."""
-    from drirl.generate import complete
-
-    unique = sorted({prompt.prompt_id: (prompt, demo) for prompt, demo in rows}.items())
-    completions = complete(
-        policy.model,
-        policy.tokenizer,
-        [prompt.text for _, (prompt, _) in unique],
-        max_new_tokens=inputs.shared.max_new_tokens,
-        temperature=inputs.shared.temperature,
-        num_return=config.samples,
-        seed=inputs.seed,
-    )
-    inputs.meter.generated_tokens += sum(c.n_tokens for group in completions for c in group)
-    found = {}
-    for (prompt_id, (prompt, demo)), group in zip(unique, completions, strict=True):
-        worse = [c.text for c in group if usable(prompt, demo, c.text)]
-        if worse:
-            found[prompt_id] = worse[0]
-    return found
 
 
 def step_updates(updates: int, harmful: int, benign: int) -> tuple[int, int]:
@@ -134,7 +97,7 @@ def build(
     inputs: Inputs,
     config: Config,
     updates: list[list[tuple[Prompt, Demo]]],
-    rejected: dict[str, str],
+    rejected: dict[str, Completion],
     loss: str,
     beta: float,
 ) -> tuple[Any, Any]:
@@ -158,7 +121,7 @@ def build(
     rows: list[dict[str, Any]] = []
     for update in updates:
         texts = [(chat(p.text), chat(d.full_text, "assistant")) for p, d in update]
-        worse = [chat(rejected[p.prompt_id], "assistant") for p, _ in update]
+        worse = [chat(rejected[p.prompt_id].text, "assistant") for p, _ in update]
         pairs = list(zip(texts, worse, strict=True))
         if loss == "dpo":
             rows += [{"prompt": x, "chosen": y, "rejected": bad} for (x, y), bad in pairs]
@@ -198,7 +161,7 @@ def train(inputs: Inputs, config: Config) -> None:
         for row in update
     ]
     check_lengths(policy, candidates, shared)
-    rejected = draw_rejected(inputs, policy, candidates, config)
+    rejected = draw_rejected(inputs, policy, candidates, config.samples)
     kept = [row for row in inputs.train if row[0].prompt_id in rejected]
     del policy
 

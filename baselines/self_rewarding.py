@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from drirl.align.interface import Inputs
+from drirl.align.pairs import usable
 from drirl.errors import DrirlError
 from drirl.settings import Section
 
@@ -160,20 +161,6 @@ def sampled(
     return [(row, [c.text for c in group]) for row, group in zip(unique, groups, strict=True)]
 
 
-def worse_than_demonstration(prompt: Prompt, demo: Demo, sample: str) -> bool:
-    """Return whether rules call ``sample`` worse than the demonstration; as ``usable`` in dpo.py."""
-    from drirl.data.check import is_correct
-    from drirl.detect import is_refusal
-    from drirl.text import split_draft
-
-    answer = split_draft(sample)[1]
-    if answer == demo.answer or not answer:
-        return False
-    if prompt.kind == "harmful":
-        return not is_refusal(answer)
-    return not (prompt.kind == "task" and prompt.checker and is_correct(prompt, answer))
-
-
 def build(inputs: Inputs, config: Config, policy: Any, updates: list[list[dict[str, Any]]]) -> Any:
     """Return TRL's trainer for one phase: DPO if its rows have ``chosen``, else SFT."""
     from datasets import Dataset
@@ -217,7 +204,7 @@ def phase_rows(inputs: Inputs, config: Config, policy: Any, phase: int, first: i
     if phase == 0:
         context = int(getattr(policy.model.config, "max_position_embeddings", None) or 4096)
         for (prompt, demo), (reply,) in groups:
-            if worse_than_demonstration(prompt, demo, reply):
+            if usable(prompt, demo, reply):
                 asked = [(prompt.text, demo.full_text), (prompt.text, reply)]
                 good, bad = judge_prompts(policy.tokenizer, context, asked)
                 examples = [(prompt.text, demo.full_text), (good, RATINGS[-1]), (bad, RATINGS[0])]
