@@ -18,7 +18,6 @@ ones.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -100,58 +99,48 @@ def build(
     rejected: dict[str, Completion],
     loss: str,
     beta: float,
-) -> tuple[Any, Any]:
-    """Return the trainer of one step and the tokenizer; ``inputs.policy_path`` is start and reference."""
-    from datasets import Dataset
-    from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
+) -> Any:
+    """Return the trainer of one step; ``inputs.policy_path`` is start and reference.
 
-    from drirl.align.setup import chat, common_arguments, load, micro_batches, peft_config
+    Raises:
+        DrirlError: KTO with a forward pass of one sequence, which has no other prompt for its KL.
+    """
+    from trl import KTOConfig, KTOTrainer
+
+    from drirl.align.phases import phase_arguments, phase_trainer
+    from drirl.align.setup import chat, load
 
     policy = load(inputs)
-    arguments = {
-        **common_arguments(inputs, config.lr),
-        "max_steps": len(updates),
-        "beta": beta,
-        "max_length": None,
-        "train_sampling_strategy": "sequential",
-    }
-    per_update = len(updates[0]) * (1 if loss == "dpo" else 2)
-    size, accumulation = micro_batches(per_update, inputs.shared)
-    arguments |= {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
-    rows: list[dict[str, Any]] = []
+    rows: list[list[dict[str, Any]]] = []
     for update in updates:
         texts = [(chat(p.text), chat(d.full_text, "assistant")) for p, d in update]
         worse = [chat(rejected[p.prompt_id].text, "assistant") for p, _ in update]
         pairs = list(zip(texts, worse, strict=True))
         if loss == "dpo":
-            rows += [{"prompt": x, "chosen": y, "rejected": bad} for (x, y), bad in pairs]
+            rows.append([{"prompt": x, "chosen": y, "rejected": bad} for (x, y), bad in pairs])
         else:  # demonstrations first: KTO's KL pairs a prompt with the completion of the row before
-            rows += [{"prompt": x, "completion": y, "label": True} for (x, y), _ in pairs]
-            rows += [{"prompt": x, "completion": bad, "label": False} for (x, _), bad in pairs]
-    shared = {
-        "model": policy.model,
-        "processing_class": policy.tokenizer,
-        "train_dataset": Dataset.from_list(rows),
-        "peft_config": peft_config(inputs.shared),
-    }
+            good = [{"prompt": x, "completion": y, "label": True} for (x, y), _ in pairs]
+            rows.append(good + [{"prompt": x, "completion": bad, "label": False} for (x, _), bad in pairs])
     if loss == "dpo":
-        return DPOTrainer(args=DPOConfig(loss_type=["sigmoid"], **arguments), **shared), policy.tokenizer
-    if size < 2:
+        return phase_trainer(inputs, policy, rows, lr=config.lr, beta=beta)
+    arguments, parts = phase_arguments(inputs, policy, rows, config.lr)
+    if arguments["per_device_train_batch_size"] < 2:
         raise DrirlError("align.shared.micro_batch: KTO needs 2 or more sequences in a forward pass, found 1")
-    arguments |= {"loss_type": "kto", "desirable_weight": 1.0, "undesirable_weight": 1.0}
-    return KTOTrainer(args=KTOConfig(**arguments), **shared), policy.tokenizer
+    arguments |= {"beta": beta, "loss_type": "kto", "desirable_weight": 1.0, "undesirable_weight": 1.0}
+    return KTOTrainer(args=KTOConfig(**arguments), **parts)
 
 
 def train(inputs: Inputs, config: Config) -> None:
     """Fit the benign pairs, then the harmful ones from the policy that this leaves, and save the policy."""
-    from drirl.align.logs import quiet
-    from drirl.align.setup import check_lengths, finish, load, skip_padding
-    from drirl.models import load_policy, save_policy
+    from drirl.align.phases import phase_folder, train_phases
+    from drirl.align.setup import check_lengths, finish, load
+    from drirl.models import load_policy
 
     shared = inputs.shared
     size = shared.harmful_per_update + shared.benign_per_update
     counts = step_updates(shared.updates, shared.harmful_per_update, shared.benign_per_update)
     wanted = [(0, size), (size, 0)]  # harmful and benign prompts per update of each step
+    losses, betas = ("dpo", config.safety_loss), (config.beta_helpful, config.beta_safe)
     policy = load(inputs)
     # Half as many prompts again as are needed: those without a usable sample are passed over.
     candidates = [
@@ -165,29 +154,15 @@ def train(inputs: Inputs, config: Config) -> None:
     kept = [row for row in inputs.train if row[0].prompt_id in rejected]
     del policy
 
-    start, history, done = inputs, [], 0
-    for step, loss in enumerate(("dpo", config.safety_loss)):
-        updates = step_rows(inputs, kept, counts[step], *wanted[step])
-        beta = (config.beta_helpful, config.beta_safe)[step]
-        trainer, tokenizer = build(start, config, updates, rejected, loss, beta)
-        skip_padding(trainer)
-        quiet(trainer, f"{inputs.label} step {step + 1}")
-        trainer.train()
-        names = ("chosen_ids", "rejected_ids") if loss == "dpo" else ("completion_ids",)
-        data = trainer.train_dataset
-        inputs.meter.trained_tokens += sum(len(row) for name in names for row in data[name])
-        history += [{**e, "step": e["step"] + done} for e in trainer.state.log_history if "loss" in e]
-        done += counts[step]
-        if step == 0:
-            folder = inputs.out / "trainer" / "helpful"  # finish() removes it
-            model = trainer.accelerator.unwrap_model(trainer.model)
-            save_policy(model, tokenizer, folder)
-            start = replace(inputs, policy_path=folder, revision=None)
-    trainer.state.log_history, trainer.state.global_step = history, done
+    def make_trainer(start: Inputs, step: int, _: int, count: int) -> Any:
+        updates = step_rows(inputs, kept, count, *wanted[step])
+        return build(start, config, updates, rejected, losses[step], betas[step])
+
+    trainer = train_phases(inputs, counts, make_trainer, ("step 1", "step 2"))
     if config.merge < 1:
         model = trainer.accelerator.unwrap_model(trainer.model)
         model = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
-        helpful, _ = load_policy(start.policy_path, model.device, inputs.dtype)
+        helpful, _ = load_policy(phase_folder(inputs, 0), model.device, inputs.dtype)
         model.load_state_dict(merge_weights(helpful.state_dict(), model.state_dict(), config.merge))
         trainer.model = model
-    finish(inputs, trainer, tokenizer)
+    finish(inputs, trainer, trainer.processing_class)

@@ -16,13 +16,12 @@ the demonstrations, not from people. Rewards r_j are not used: no other signal r
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from drirl.align.interface import Inputs
-from drirl.align.pairs import usable
+from drirl.align.pairs import draw, usable
 from drirl.errors import DrirlError
 from drirl.settings import Section
 
@@ -30,10 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
-
-    from drirl.records import Demo, Prompt
-
-    Row = tuple[Prompt, Demo]
 
 PAPER = "https://arxiv.org/abs/2401.10020"
 USES = ()
@@ -53,12 +48,6 @@ class Config(Section):
     warm_up: float = Field(0.2, ge=0, lt=1, description="share of the updates that teach replies and ratings")
     iterations: int = Field(2, ge=1, description="rounds of sampling, judging and DPO; the paper has 2 to 3")
     samples: int = Field(4, ge=2, description="replies rated per prompt, N")
-
-
-def split_updates(total: int, shares: Sequence[float]) -> list[int]:
-    """Split ``total`` updates into phases in the ratio of ``shares``; a phase ends at the nearest update."""
-    ends = [round(total * sum(shares[: i + 1]) / sum(shares)) for i in range(len(shares))]
-    return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def expected_rating(logits: Tensor, rating_ids: Sequence[int]) -> Tensor:
@@ -141,53 +130,6 @@ def judge(policy: Any, pairs: Sequence[tuple[str, str]], rows: int = 64) -> list
     return scores
 
 
-def sampled(
-    inputs: Inputs, policy: Any, rows: list[Row], number: int, seed: int
-) -> list[tuple[Row, list[str]]]:
-    """Return ``number`` replies of the policy to each distinct prompt of ``rows``."""
-    from drirl.generate import complete
-
-    unique = [row for _, row in sorted({row[0].prompt_id: row for row in rows}.items())]
-    groups = complete(
-        policy.model,
-        policy.tokenizer,
-        [prompt.text for prompt, _ in unique],
-        max_new_tokens=inputs.shared.max_new_tokens,
-        temperature=inputs.shared.temperature,
-        num_return=number,
-        seed=seed,
-    )
-    inputs.meter.generated_tokens += sum(c.n_tokens for group in groups for c in group)
-    return [(row, [c.text for c in group]) for row, group in zip(unique, groups, strict=True)]
-
-
-def build(inputs: Inputs, config: Config, policy: Any, updates: list[list[dict[str, Any]]]) -> Any:
-    """Return TRL's trainer for one phase: DPO if its rows have ``chosen``, else SFT."""
-    from datasets import Dataset
-    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
-
-    from drirl.align.setup import common_arguments, micro_batches, peft_config
-
-    size, accumulation = micro_batches(len(updates[0]), inputs.shared)
-    arguments = {
-        **common_arguments(inputs, config.lr),
-        "max_steps": len(updates),
-        "per_device_train_batch_size": size,
-        "gradient_accumulation_steps": accumulation,
-        "max_length": None,
-        "train_sampling_strategy": "sequential",
-    }
-    parts = {
-        "model": policy.model,
-        "processing_class": policy.tokenizer,
-        "train_dataset": Dataset.from_list([row for update in updates for row in update]),
-        "peft_config": peft_config(inputs.shared),
-    }
-    if "chosen" in updates[0][0]:
-        return DPOTrainer(args=DPOConfig(beta=config.beta, loss_type=["sigmoid"], **arguments), **parts)
-    return SFTTrainer(args=SFTConfig(packing=False, completion_only_loss=True, **arguments), **parts)
-
-
 def phase_rows(inputs: Inputs, config: Config, policy: Any, phase: int, first: int, count: int) -> Any:
     """Return the rows of each of ``count`` updates from plan step ``first`` on; phase 0 is the warm-up."""
     from drirl.align.plan import plan_rows
@@ -199,7 +141,10 @@ def phase_rows(inputs: Inputs, config: Config, policy: Any, phase: int, first: i
     candidates = [row for update in plan[first:] for row in update]
     check_lengths(policy, candidates, inputs.shared)
     number = config.samples if phase else 1
-    groups = sampled(inputs, policy, candidates, number, seed=1000 * phase + inputs.seed)
+    groups = [
+        (row, [completion.text for completion in drawn])
+        for row, drawn in draw(inputs, policy, candidates, number, seed=1000 * phase + inputs.seed)
+    ]
     made: dict[str, list[dict[str, Any]]] = {}
     if phase == 0:
         context = int(getattr(policy.model.config, "max_position_embeddings", None) or 4096)
@@ -227,29 +172,14 @@ def phase_rows(inputs: Inputs, config: Config, policy: Any, phase: int, first: i
 
 def train(inputs: Inputs, config: Config) -> None:
     """Run the phases, each from the policy that the one before leaves, and save the policy."""
-    from drirl.align.logs import quiet
-    from drirl.align.setup import finish, load, skip_padding
-    from drirl.models import save_policy
+    from drirl.align.phases import phase_trainer, split_updates, train_phases
+    from drirl.align.setup import finish, load
+
+    def make_trainer(start: Inputs, phase: int, first: int, count: int) -> Any:
+        policy = load(start)
+        rows = phase_rows(start, config, policy, phase, first, count)
+        return phase_trainer(start, policy, rows, lr=config.lr, beta=config.beta)
 
     shares = [config.warm_up] + [(1 - config.warm_up) / config.iterations] * config.iterations
-    counts = split_updates(inputs.shared.updates, shares)
-    start, history, done = inputs, [], 0
-    for phase, count in enumerate(counts):
-        if count == 0:
-            continue
-        policy = load(start)
-        trainer = build(start, config, policy, phase_rows(start, config, policy, phase, done, count))
-        skip_padding(trainer)
-        quiet(trainer, f"{inputs.label} phase {phase}")
-        trainer.train()
-        data = trainer.train_dataset
-        for name in {"chosen_ids", "rejected_ids", "labels"} & set(data.column_names):
-            inputs.meter.trained_tokens += sum(token != -100 for row in data[name] for token in row)
-        history += [{**e, "step": e["step"] + done} for e in trainer.state.log_history if "loss" in e]
-        done += count
-        if done < inputs.shared.updates:
-            folder = inputs.out / "trainer" / f"phase{phase}"  # finish() removes it
-            save_policy(trainer.accelerator.unwrap_model(trainer.model), policy.tokenizer, folder)
-            start = replace(inputs, policy_path=folder, revision=None)
-    trainer.state.log_history, trainer.state.global_step = history, done
-    finish(inputs, trainer, policy.tokenizer)
+    trainer = train_phases(inputs, split_updates(inputs.shared.updates, shares), make_trainer)
+    finish(inputs, trainer, trainer.processing_class)

@@ -19,7 +19,7 @@ updates that every method has.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -125,12 +125,6 @@ def best_step_pair(root: Node) -> tuple[Ids, Ids, Ids] | None:
     return best
 
 
-def split_updates(total: int, shares: Sequence[float]) -> list[int]:
-    """Split ``total`` updates into phases in the ratio of ``shares``; a phase ends at the nearest update."""
-    ends = [round(total * sum(shares[: i + 1]) / sum(shares)) for i in range(len(shares))]
-    return [end - start for start, end in zip([0, *ends], ends, strict=False)]
-
-
 def step_ends(tokenizer: Any) -> Callable[[int], bool]:
     """Return whether a token closes a step: its text ends in . ! ? # or a new line."""
     return lru_cache(None)(
@@ -197,10 +191,9 @@ def grow(
 
 def trainer_for(inputs: Inputs, config: Config, policy: Any, updates: list[list[dict[str, Any]]]) -> Any:
     """Return TRL's trainer for one phase: DPO if its rows have ``chosen_ids``, else SFT."""
-    from datasets import Dataset
-    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+    from trl import DPOTrainer
 
-    from drirl.align.setup import common_arguments, micro_batches, peft_config
+    from drirl.align.phases import phase_trainer
 
     base: Any = DPOTrainer
 
@@ -210,24 +203,7 @@ def trainer_for(inputs: Inputs, config: Config, policy: Any, updates: list[list[
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset
 
-    size, accumulation = micro_batches(len(updates[0]), inputs.shared)
-    arguments = {
-        **common_arguments(inputs, config.lr),
-        "max_steps": len(updates),
-        "per_device_train_batch_size": size,
-        "gradient_accumulation_steps": accumulation,
-        "max_length": None,
-        "train_sampling_strategy": "sequential",
-    }
-    parts = {
-        "model": policy.model,
-        "processing_class": policy.tokenizer,
-        "train_dataset": Dataset.from_list([row for update in updates for row in update]),
-        "peft_config": peft_config(inputs.shared),
-    }
-    if "chosen_ids" in updates[0][0]:
-        return StepDPOTrainer(args=DPOConfig(beta=config.beta, loss_type=["sigmoid"], **arguments), **parts)
-    return SFTTrainer(args=SFTConfig(packing=False, completion_only_loss=True, **arguments), **parts)
+    return phase_trainer(inputs, policy, updates, lr=config.lr, beta=config.beta, dpo_class=StepDPOTrainer)
 
 
 def phase_rows(
@@ -268,31 +244,16 @@ def phase_rows(
 
 def train(inputs: Inputs, config: Config) -> None:
     """Run SFT and the rounds, each from the policy that the one before leaves, and save the policy."""
-    from drirl.align.logs import quiet
-    from drirl.align.setup import finish, load, skip_padding
-    from drirl.models import save_policy
+    from drirl.align.phases import split_updates, train_phases
+    from drirl.align.setup import finish, load
     from drirl.reward.bank import RewardBank
 
-    shares = [config.sft] + [(1 - config.sft) / config.rounds] * config.rounds
-    start, history, done = inputs, [], 0
-    for phase, count in enumerate(split_updates(inputs.shared.updates, shares)):
-        if count == 0:
-            continue
+    def make_trainer(start: Inputs, phase: int, first: int, count: int) -> Any:
         policy = load(start)
         bank = RewardBank.load(inputs.static_reward_path, policy.model.device)
-        rows = phase_rows(start, config, policy, bank, phase, done, count)
-        trainer = trainer_for(start, config, policy, rows)
-        skip_padding(trainer)
-        quiet(trainer, f"{inputs.label} phase {phase}")
-        trainer.train()
-        data = trainer.train_dataset
-        for name in {"chosen_ids", "rejected_ids", "labels"} & set(data.column_names):
-            inputs.meter.trained_tokens += sum(token != -100 for row in data[name] for token in row)
-        history += [{**e, "step": e["step"] + done} for e in trainer.state.log_history if "loss" in e]
-        done += count
-        if done < inputs.shared.updates:
-            folder = inputs.out / "trainer" / f"phase{phase}"  # finish() removes it
-            save_policy(trainer.accelerator.unwrap_model(trainer.model), policy.tokenizer, folder)
-            start = replace(inputs, policy_path=folder, revision=None)
-    trainer.state.log_history, trainer.state.global_step = history, done
-    finish(inputs, trainer, policy.tokenizer)
+        rows = phase_rows(start, config, policy, bank, phase, first, count)
+        return trainer_for(start, config, policy, rows)
+
+    shares = [config.sft] + [(1 - config.sft) / config.rounds] * config.rounds
+    trainer = train_phases(inputs, split_updates(inputs.shared.updates, shares), make_trainer)
+    finish(inputs, trainer, trainer.processing_class)

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from drirl.align.interface import Inputs
+    from drirl.align.plan import Row
     from drirl.generate import Completion
     from drirl.records import Demo, Prompt
 
-    Row = tuple[Prompt, Demo]
-
-__all__ = ["draw_rejected", "pair_plan", "usable"]
+__all__ = ["draw", "draw_rejected", "pair_plan", "usable"]
 
 
 def usable(prompt: Prompt, demo: Demo, sample: str) -> bool:
@@ -32,28 +31,33 @@ def usable(prompt: Prompt, demo: Demo, sample: str) -> bool:
     return not (prompt.kind == "task" and prompt.checker and is_correct(prompt, answer))
 
 
-def draw_rejected(inputs: Inputs, policy: Any, rows: Sequence[Row], samples: int) -> dict[str, Completion]:
-    """Draw ``samples`` completions of ``policy`` per distinct prompt; return the first usable one by prompt
-    id, for prompts that have one.
-    """
+def draw(
+    inputs: Inputs, policy: Any, rows: Sequence[Row], samples: int, seed: int
+) -> list[tuple[Row, list[Completion]]]:
+    """Draw ``samples`` completions of ``policy`` for each distinct prompt, in the order of their ids."""
     from drirl.generate import complete
 
-    unique = sorted({prompt.prompt_id: (prompt, demo) for prompt, demo in rows}.items())
-    completions = complete(
+    unique = [row for _, row in sorted({row[0].prompt_id: row for row in rows}.items())]
+    groups = complete(
         policy.model,
         policy.tokenizer,
-        [prompt.text for _, (prompt, _) in unique],
+        [prompt.text for prompt, _ in unique],
         max_new_tokens=inputs.shared.max_new_tokens,
         temperature=inputs.shared.temperature,
         num_return=samples,
-        seed=inputs.seed,
+        seed=seed,
     )
-    inputs.meter.generated_tokens += sum(c.n_tokens for group in completions for c in group)
+    inputs.meter.generated_tokens += sum(c.n_tokens for group in groups for c in group)
+    return list(zip(unique, groups, strict=True))
+
+
+def draw_rejected(inputs: Inputs, policy: Any, rows: Sequence[Row], samples: int) -> dict[str, Completion]:
+    """Return the first usable of ``samples`` completions by prompt id, for prompts that have one."""
     rejected = {}
-    for (prompt_id, (prompt, demo)), group in zip(unique, completions, strict=True):
+    for (prompt, demo), group in draw(inputs, policy, rows, samples, inputs.seed):
         worse = [c for c in group if usable(prompt, demo, c.text)]
         if worse:
-            rejected[prompt_id] = worse[0]
+            rejected[prompt.prompt_id] = worse[0]
     return rejected
 
 
