@@ -22,10 +22,10 @@ from transformers import AutoModel
 from drirl.errors import DrirlError
 from drirl.generate import render
 from drirl.models import load_tokenizer
-from drirl.records import BENIGN, atomic_dir, read_json, write_json
+from drirl.records import atomic_dir, read_json, write_json
 from drirl.text import split_draft
 
-__all__ = ["ALL", "Head", "Pack", "RewardBank"]
+__all__ = ["ALL", "Head", "Pack", "RewardBank", "load_trunk", "read_arguments"]
 
 ALL = "all"
 """Name of the head of a single reward for every prompt."""
@@ -88,7 +88,7 @@ class RewardBank(nn.Module):
             DrirlError: ``path`` is not a transformers model with safetensors weights.
         """
         tokenizer = load_tokenizer(path, revision)
-        trunk = _load_trunk(path, revision)
+        trunk = load_trunk(path, revision)
         info = {"base": Path(path).name if Path(path).is_dir() else str(path), "revision": revision}
         return cls(trunk, tokenizer, heads, input_mode, info).to(device).eval()
 
@@ -125,27 +125,26 @@ class RewardBank(nn.Module):
             from drirl.reward.sharing import load_shared
 
             return load_shared(folder, device)
-        for name in ("bank.json", "heads.safetensors", "config.json"):
-            if not (folder / name).is_file():
-                raise DrirlError(f"{folder} is not a reward bank: {name} is missing; run the stage 'reward'")
-        values = read_json(folder / "bank.json")
-        tensors = load_file(folder / "heads.safetensors")
-        bank = cls(
-            _load_trunk(folder, None),
-            load_tokenizer(folder),
-            values["heads"],
-            values["input_mode"],
-            values["info"],
-        )
-        if tensors["weight"].shape != bank.head.weight.shape:
-            found, expected = tuple(tensors["weight"].shape), tuple(bank.head.weight.shape)
-            raise DrirlError(f"{folder}/heads.safetensors: weight is {found}, this trunk needs {expected}")
-        with torch.no_grad():
-            bank.head.weight.copy_(tensors["weight"])
-            bank.head.bias.copy_(tensors["bias"])
-            bank.mu.copy_(tensors["mu"])
-            bank.scale.copy_(tensors["scale"])
+        arguments = read_arguments(folder, "config.json")
+        bank = cls(load_trunk(folder), *arguments)
+        bank.load_heads(folder / "heads.safetensors")
         return bank.to(device).eval()
+
+    def load_heads(self, path: Path) -> None:
+        """Read the heads and their calibration from a file.
+
+        Raises:
+            DrirlError: its weights are not those of this bank.
+        """
+        tensors = load_file(path)
+        if tensors["weight"].shape != self.head.weight.shape:
+            found, expected = tuple(tensors["weight"].shape), tuple(self.head.weight.shape)
+            raise DrirlError(f"{path}: weight is {found}, this trunk needs {expected}")
+        with torch.no_grad():
+            self.head.weight.copy_(tensors["weight"])
+            self.head.bias.copy_(tensors["bias"])
+            self.mu.copy_(tensors["mu"])
+            self.scale.copy_(tensors["scale"])
 
     def snapshot(self) -> RewardBank:
         """Return an independent copy that shares only the tokenizer."""
@@ -410,7 +409,25 @@ class RewardBank(nn.Module):
             self.scale[h] = spread if spread > 1e-6 else 1.0
 
 
-def _load_trunk(path: str | Path, revision: str | None) -> Any:
+def read_arguments(folder: Path, *more: str) -> tuple[Any, list[Head], str, dict[str, Any]]:
+    """Return what a saved bank is made of besides its trunk: tokenizer, heads, input mode, info.
+
+    Raises:
+        DrirlError: a file every bank has is missing, or one of ``more``.
+    """
+    for name in ("bank.json", "heads.safetensors", *more):
+        if not (folder / name).is_file():
+            raise DrirlError(f"{folder} is not a reward bank: {name} is missing; run the stage 'reward'")
+    values = read_json(folder / "bank.json")
+    return load_tokenizer(folder), values["heads"], values["input_mode"], values["info"]
+
+
+def load_trunk(path: str | Path, revision: str | None = None) -> Any:
+    """Return a language model without its output layer, in float32.
+
+    Raises:
+        DrirlError: ``path`` is not a transformers model with safetensors weights.
+    """
     try:
         return AutoModel.from_pretrained(
             str(path), revision=revision, dtype=torch.float32, use_safetensors=True
@@ -418,8 +435,3 @@ def _load_trunk(path: str | Path, revision: str | None) -> Any:
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise DrirlError(f"'{path}' is not a folder or hub id of a language model: {reason}") from None
-
-
-def head_names(single: bool, categories: Sequence[int]) -> list[Head]:
-    """Return ["all"] or the sorted categories, the benign one (-1) first."""
-    return [ALL] if single else sorted({*categories, BENIGN})

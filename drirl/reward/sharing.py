@@ -13,6 +13,7 @@ Dimension letters: B replies, P packs (a prompt with its replies), T tokens, D w
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from drirl.errors import DrirlError, nearest
-from drirl.models import load_tokenizer
 from drirl.records import BENIGN, read_json, write_json
-from drirl.reward.bank import ALL, Head, Pack, RewardBank, _load_trunk
+from drirl.reward.bank import ALL, Head, Pack, RewardBank, load_trunk, read_arguments
 from drirl.reward.items import HARM_CATEGORIES
 from drirl.reward.settings import AdapterSettings, RewardSettings
 
@@ -33,7 +33,7 @@ __all__ = ["AdapterBank", "SeparateBank", "SharedBank", "cost_of", "load_shared"
 DESCRIPTION = "sharing.json"
 
 
-class SharedBank(RewardBank):
+class SharedBank(RewardBank, ABC):
     """A bank whose columns have weights of their own beyond the head.
 
     Asked for all columns it reads every reply once per column; :meth:`score` asks for each prompt's own only.
@@ -52,9 +52,9 @@ class SharedBank(RewardBank):
         other = own[:, None] != torch.arange(len(self.heads), device=self.device)[None]  # (B, H)
         return raw.masked_fill(other, torch.nan)
 
+    @abstractmethod
     def _hidden(self, inputs: dict[str, Any], columns: Sequence[int]) -> Tensor:
         """Return the last hidden states of every row under its own column's weights, (P, T, D)."""
-        raise NotImplementedError
 
     def score(
         self,
@@ -122,22 +122,22 @@ class AdapterBank(SharedBank):
         """Put fresh adapters on ``trunk``: they change nothing until they are trained."""
         from peft import LoraConfig, get_peft_model
 
-        self_adapters = adapters or AdapterSettings()
+        settings = adapters or AdapterSettings()
         config = LoraConfig(
-            r=self_adapters.rank,
-            lora_alpha=self_adapters.alpha,
+            r=settings.rank,
+            lora_alpha=settings.alpha,
             lora_dropout=0.0,
-            target_modules=self_adapters.targets,
+            target_modules=settings.targets,
         )
         super().__init__(trunk, tokenizer, heads, input_mode, info)
-        self.adapters = self_adapters
+        self.adapters = settings
         self.names = [f"column{h}" for h in range(len(self.heads))]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             try:
                 self.trunk = get_peft_model(trunk, config, adapter_name=self.names[0])
             except ValueError as error:
-                raise DrirlError(f"reward.adapters.targets '{self_adapters.targets}': {error}") from None
+                raise DrirlError(f"reward.adapters.targets '{settings.targets}': {error}") from None
             for name in self.names[1:]:
                 self.trunk.add_adapter(name, config)
         for name, weight in self.trunk.named_parameters():
@@ -270,37 +270,24 @@ def load_shared(path: str | Path, device: str | torch.device = "cpu") -> RewardB
         DrirlError: the folder is incomplete, of an unknown kind, or its parts do not fit each other.
     """
     folder = Path(path)
-    for name in (DESCRIPTION, "bank.json", "heads.safetensors"):
-        if not (folder / name).is_file():
-            raise DrirlError(f"{folder} is not a reward bank: {name} is missing; run the stage 'reward'")
-    values, about = read_json(folder / "bank.json"), read_json(folder / DESCRIPTION)
-    heads = values["heads"]
-    rest = (load_tokenizer(folder), heads, values["input_mode"], values["info"])
+    arguments = read_arguments(folder, DESCRIPTION)
+    about, heads = read_json(folder / DESCRIPTION), arguments[1]
     bank: RewardBank
     if about["kind"] == "adapters":
         adapters = AdapterSettings.model_validate(about["adapters"])
-        made = AdapterBank(_load_trunk(folder, None), *rest, adapters=adapters)
-        made.load_adapters(folder / "adapters.safetensors")
-        bank = made
+        bank = AdapterBank(load_trunk(folder), *arguments, adapters=adapters)
+        bank.load_adapters(folder / "adapters.safetensors")
     elif about["kind"] == "separate":
-        bank = SeparateBank([_load_trunk(folder / f"trunk{head}", None) for head in heads], *rest)
+        bank = SeparateBank([load_trunk(folder / f"trunk{head}") for head in heads], *arguments)
     elif about["kind"] == "implicit":
         from drirl.reward.implicit import ImplicitBank, load_causal
 
         policy, reference = load_causal(folder), load_causal(folder / "reference")
-        bank = ImplicitBank(policy, *rest, reference=reference, beta=float(about["beta"]))
+        bank = ImplicitBank(policy, *arguments, reference=reference, beta=float(about["beta"]))
     else:
         known = nearest(str(about["kind"]), ["adapters", "implicit", "separate"])
         raise DrirlError(f"{folder}/{DESCRIPTION}: unknown kind of rewards '{about['kind']}'; {known}")
-    tensors = load_file(folder / "heads.safetensors")
-    if tensors["weight"].shape != bank.head.weight.shape:
-        found, expected = tuple(tensors["weight"].shape), tuple(bank.head.weight.shape)
-        raise DrirlError(f"{folder}/heads.safetensors: weight is {found}, this trunk needs {expected}")
-    with torch.no_grad():
-        bank.head.weight.copy_(tensors["weight"])
-        bank.head.bias.copy_(tensors["bias"])
-        bank.mu.copy_(tensors["mu"])
-        bank.scale.copy_(tensors["scale"])
+    bank.load_heads(folder / "heads.safetensors")
     return bank.to(device).eval()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from reward_world import world
+from safetensors.torch import load_file, save_file
 
 from drirl.errors import DrirlError
 from drirl.reward.bank import RewardBank
@@ -209,6 +210,17 @@ def test_folders_that_are_not_whole(tiny_policy: Path, tmp_path: Path) -> None:
         make_rewards(tiny_policy, _settings("adapters", adapters={"targets": "none_such"}))
     with pytest.raises(ValueError, match="loss 'implicit' has one policy for all categories"):
         _settings("implicit", sharing="adapters")
+
+
+def test_heads_of_another_width_are_refused(fitted: RewardBank, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "a")
+    heads = load_file(tmp_path / "a" / "heads.safetensors")
+    heads["weight"] = torch.cat([heads["weight"], heads["weight"][:, :1]], 1)
+    save_file(heads, tmp_path / "a" / "heads.safetensors")
+    count = len(fitted.heads)
+    found = rf"heads\.safetensors: weight is \({count}, 33\), this trunk needs \({count}, 32\)"
+    with pytest.raises(DrirlError, match=found):
+        RewardBank.load(tmp_path / "a")
 
 
 def test_kinds(tiny_policy: Path) -> None:
