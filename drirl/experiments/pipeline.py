@@ -22,9 +22,7 @@ _HEADER = """\
 """
 _OUT = "${run.out}"
 _REPORTS = "${compare.reports}"
-_ALIGN_CODE = (
-    "drirl/align",
-    "drirl/hardness",
+_SHARED_CODE = (
     "drirl/data/check.py",
     "drirl/data/split.py",
     "drirl/detect.py",
@@ -32,24 +30,17 @@ _ALIGN_CODE = (
     "drirl/models.py",
     "drirl/parallel.py",
     "drirl/records.py",
-    "drirl/reward/bank.py",
-    "drirl/reward/implicit.py",
-    "drirl/reward/sharing.py",
+)
+_REWARD_CODE = ("drirl/reward", *_SHARED_CODE, "drirl/text.py")
+_ALIGN_CODE = (
+    "drirl/align",
+    "drirl/hardness",
+    *_SHARED_CODE,
+    *(f"drirl/reward/{name}.py" for name in ("bank", "implicit", "sharing")),
     "drirl/sampler.py",
     "drirl/text.py",
     "drirl/evaluate",
     "benchmarks",
-)
-_REWARD_CODE = (
-    "drirl/reward",
-    "drirl/data/check.py",
-    "drirl/data/split.py",
-    "drirl/detect.py",
-    "drirl/generate.py",
-    "drirl/models.py",
-    "drirl/parallel.py",
-    "drirl/records.py",
-    "drirl/text.py",
 )
 _RUN = ("run.seed", "run.threads", "run.device", "run.dtype", "data.disjoint")
 
