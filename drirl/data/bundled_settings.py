@@ -36,9 +36,9 @@ class BundledSettings(Section):
     )
     base_refusal: dict[str, list[float]] = Field(
         {
-            "direct": [0.8, 0.3, 0.9, 0.9, 0.3, 0.2, 0.2],
-            "paraphrased": [0.6, 0.1, 0.7, 0.7, 0.1, 0.1, 0.1],
-            "disguised": [0.05] * 7,
+            "direct": [0.85, 0.5, 0.9, 0.9, 0.5, 0.45, 0.45],
+            "paraphrased": [0.65, 0.3, 0.7, 0.7, 0.3, 0.3, 0.3],
+            "disguised": [0.2] * 7,
         },
         description="share of harmful prompts the base corpus declines, by level and category",
     )
