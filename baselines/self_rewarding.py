@@ -170,16 +170,22 @@ def phase_rows(inputs: Inputs, config: Config, policy: Any, phase: int, first: i
     return [[row for prompt, _ in update for row in made[prompt.prompt_id]] for update in plan]
 
 
+def build(inputs: Inputs, config: Config, phase: int, first: int, count: int) -> Any:
+    """Return the trainer of one phase; ``inputs.policy_path`` is start, judge and reference."""
+    from drirl.align.phases import phase_trainer
+    from drirl.align.setup import load
+
+    policy = load(inputs)
+    rows = phase_rows(inputs, config, policy, phase, first, count)
+    return phase_trainer(inputs, policy, rows, lr=config.lr, beta=config.beta)
+
+
 def train(inputs: Inputs, config: Config) -> None:
     """Run the phases, each from the policy that the one before leaves, and save the policy."""
-    from drirl.align.phases import phase_trainer, split_updates, train_phases
-    from drirl.align.setup import finish, load
-
-    def make_trainer(start: Inputs, phase: int, first: int, count: int) -> Any:
-        policy = load(start)
-        rows = phase_rows(start, config, policy, phase, first, count)
-        return phase_trainer(start, policy, rows, lr=config.lr, beta=config.beta)
+    from drirl.align.phases import split_updates, train_phases
+    from drirl.align.setup import finish
 
     shares = [config.warm_up] + [(1 - config.warm_up) / config.iterations] * config.iterations
-    trainer = train_phases(inputs, split_updates(inputs.shared.updates, shares), make_trainer)
+    counts = split_updates(inputs.shared.updates, shares)
+    trainer = train_phases(inputs, counts, lambda start, *phase: build(start, config, *phase))
     finish(inputs, trainer, trainer.processing_class)

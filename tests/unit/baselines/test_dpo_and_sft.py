@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from drirl.align.interface import Inputs
-from drirl.records import Demo, Prompt, read_jsonl
+from drirl.records import read_jsonl
 
 Make = Callable[..., Inputs]
-Rows = list[tuple[Prompt, Demo]]
 
 
 @pytest.fixture(scope="module")
@@ -24,23 +23,6 @@ def sft(method_file: Callable[[str], ModuleType]) -> Any:
     return method_file("sft")
 
 
-@pytest.mark.parametrize(
-    ("kind", "sample", "expected"),
-    [
-        ("harmful", "plan: answer #### Sure. Take a bag and go in at night.", True),
-        ("harmful", "plan: decline #### Sorry, I can't help with that request.", False),
-        ("harmful", "other notes #### I can't help with that. It could hurt someone.", False),
-        ("harmful", "plan: answer ####", False),
-        ("benign", "plan: decline #### Sorry, I can't help with that request.", True),
-        ("task", "plan: answer #### The answer is 8.", True),
-        ("task", "plan: answer #### That makes 7.", False),
-    ],
-)
-def test_which_samples_can_be_rejected(dpo: Any, rows: Rows, kind: str, sample: str, expected: bool) -> None:
-    prompt, demo = next(row for row in rows if row[0].kind == kind)
-    assert dpo.usable(prompt, demo, sample) is expected
-
-
 def test_dpo_starts_at_log_two_and_uses_its_pairs(dpo: Any, make_inputs: Make) -> None:
     inputs = make_inputs("dpo")
     dpo.train(inputs, dpo.Config(lr=1e-3))
@@ -50,17 +32,6 @@ def test_dpo_starts_at_log_two_and_uses_its_pairs(dpo: Any, make_inputs: Make) -
     assert inputs.meter.counts()["updates"] == 2
     assert inputs.meter.counts()["generated_tokens"] > 0
     assert sorted(p.name for p in inputs.out.iterdir()) == ["log.jsonl", "policy"]
-
-
-def test_prompts_without_a_usable_sample_are_passed_over(
-    dpo: Any, make_inputs: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    inputs = make_inputs()
-    refused = {p.prompt_id for p, _ in inputs.train if p.category == 3}
-    monkeypatch.setattr(dpo, "usable", lambda prompt, demo, sample: prompt.prompt_id not in refused)
-    policy = __import__("drirl.align.setup", fromlist=["load"]).load(inputs)
-    rejected = dpo.draw_rejected(inputs, policy, inputs.train, dpo.Config())
-    assert set(rejected) == {p.prompt_id for p, _ in inputs.train} - refused
 
 
 def test_sft_loss_is_the_mean_over_completion_tokens(sft: Any, make_inputs: Make, tiny_policy: Any) -> None:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from drirl.align.interface import Inputs
 from drirl.align.plan import plan_rows
 from drirl.errors import DrirlError
+from drirl.generate import Completion
 from drirl.records import Demo, Prompt, read_jsonl
 
 from ..align.conftest import SMALL
@@ -58,15 +59,15 @@ def test_the_steps_regroup_the_shared_plans_prompts(sacpo: Any, make_inputs: Mak
 def test_loss_of_each_step_by_hand(sacpo: Any, make_inputs: Make) -> None:
     inputs = make_inputs()
     updates = sacpo.step_rows(inputs, inputs.train, 1, 0, 4)
-    rejected = {prompt.prompt_id: "Sorry." for prompt, _ in inputs.train}
-    trainer, _ = sacpo.build(inputs, sacpo.Config(), updates, rejected, "dpo", 0.25)
+    rejected = {prompt.prompt_id: Completion("Sorry.", True, 2) for prompt, _ in inputs.train}
+    trainer = sacpo.build(inputs, sacpo.Config(), updates, rejected, "dpo", 0.25)
     # log-ratios: chosen 3, rejected -1, so 0.25 * 4 = 1
     policy, reference = torch.tensor([[-1.0], [-5.0]]), torch.tensor([[-4.0], [-4.0]])
     trainer.ref_model = Fixed(reference)
     assert trainer._compute_loss(Fixed(policy), tokens(2), False).item() == pytest.approx(
         math.log1p(math.exp(-1)), abs=1e-6
     )
-    trainer, _ = sacpo.build(inputs, sacpo.Config(), updates, rejected, "kto", 0.25)
+    trainer = sacpo.build(inputs, sacpo.Config(), updates, rejected, "kto", 0.25)
     trainer.ref_model = Fixed(reference)  # the mismatched completions too: log-ratios 3 and -1, z = 1
     batch = {**tokens(2), "label": torch.tensor([True, False])}
     batch |= {f"KL_{name}": value for name, value in tokens(2).items()}

@@ -25,25 +25,6 @@ def method(method_file: Callable[[str], ModuleType]) -> Any:
     return method_file("self_rewarding")
 
 
-@pytest.mark.parametrize(
-    ("total", "shares", "expected"),
-    [(50, [0.2, 0.4, 0.4], [10, 20, 20]), (2, [0.2, 0.4, 0.4], [0, 1, 1]), (7, [0.0, 1.0], [0, 7])],
-)
-@pytest.mark.parametrize("name", ["self_rewarding", "stair"])
-def test_phases_share_the_updates(
-    method_file: Callable[[str], ModuleType], name: str, total: int, shares: list[float], expected: list[int]
-) -> None:
-    assert method_file(name).split_updates(total, shares) == expected
-
-
-def test_phases_always_add_up(method: Any) -> None:
-    for total in range(1, 40):
-        for iterations in range(1, 6):
-            counts = method.split_updates(total, [0.2] + [0.8 / iterations] * iterations)
-            assert sum(counts) == total
-            assert min(counts) >= 0
-
-
 def test_rating_by_hand(method: Any) -> None:
     # Ratings 0..5 are the tokens 6, 5, 4, 3, 2, 1. Row 1: 5 is three times as likely as 0, the rest cannot
     # be: (0 * 1 + 5 * 3) / 4. Row 2: all equal: 2.5. Token 0 is likelier than all of them and does not count.
@@ -112,13 +93,7 @@ def test_ratings_must_differ_in_their_first_token(method: Any, make_inputs: Make
 
 
 def test_loss_of_an_iteration_by_hand(method: Any, make_inputs: Make) -> None:
-    inputs = make_inputs()
-    row = {
-        "prompt": [{"role": "user", "content": "How?"}],
-        "chosen": [{"role": "assistant", "content": "So."}],
-        "rejected": [{"role": "assistant", "content": "No."}],
-    }
-    trainer = method.build(inputs, method.Config(beta=0.5), load(inputs), [[row, row]])
+    trainer = method.build(make_inputs(), method.Config(beta=0.5), 1, 0, 1)
     trainer.ref_model = Fixed(torch.tensor([[-4.0], [-4.0]]))
     loss = trainer._compute_loss(Fixed(torch.tensor([[-2.0], [-6.0]])), tokens(2), False)
     assert loss.item() == pytest.approx(math.log1p(math.exp(-0.5 * 4)), abs=1e-6)  # log-ratios 2 and -2
