@@ -87,6 +87,12 @@ def check_params(params: Params, root: Path, where: str = "params.yaml") -> list
             and not (root / Path(spec.path).expanduser()).is_dir()
         ):
             raise DrirlError(f"{where}: base.models.{name}.path: no folder {spec.path}")
+        folder = root / Path(spec.path or "").expanduser()
+        if spec.path and folder.is_dir() and not (folder / "config.json").is_file():
+            raise DrirlError(
+                f"{where}: base.models.{name}.path: {spec.path} is not a transformers folder: there is no "
+                "config.json in it"
+            )
     if params.data.root and not (root / params.data.root).is_dir():
         raise DrirlError(
             f"{where}: data.root: no folder '{params.data.root}'; set DRIRL_DATA to the folder of data files"

@@ -303,10 +303,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as problem:
         if not _disk_full(problem):
             raise
-        place = getattr(problem, "filename", None)
-        return _fail(
-            f"the disk is full{f': cannot write {place}' if place else ''}; free some space", 2, problem
+        place = (
+            getattr(problem, "filename", None) or f"below {os.environ.get('DRIRL_OUT', 'the output folder')}"
         )
+        return _fail(f"the disk is full: cannot write {place}; free some space", 2, problem)
     return int(status or 0)
 
 

@@ -193,9 +193,19 @@ def test_disk_full_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     problem = OSError(errno.ENOSPC, "No space left on device", "out/x")
     assert _run_raising(monkeypatch, problem) == 2
     assert capsys.readouterr().err == "error: the disk is full: cannot write out/x; free some space\n"
+    monkeypatch.setenv("DRIRL_OUT", "out/x")
     compiled = RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
     assert _run_raising(monkeypatch, compiled) == 2
-    assert capsys.readouterr().err == "error: the disk is full; free some space\n"
+    assert capsys.readouterr().err == "error: the disk is full: cannot write below out/x; free some space\n"
+
+
+def test_a_model_folder_without_a_config_is_named(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "models").mkdir()
+    text = (project / "params.yaml").read_text()
+    start, end = text.index("      train:\n"), text.index("    tiny-qwen2:\n      path")
+    text = text[:start] + "      train: null\n" + text[end:]
+    (project / "params.yaml").write_text(text.replace("path: null", "path: ./models", 1))
+    assert "tiny-llama.path: ./models is not a transformers folder" in _error(capsys, "validate")
 
 
 def test_other_exceptions_are_bugs_and_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
