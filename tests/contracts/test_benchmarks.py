@@ -287,10 +287,6 @@ def test_a_subset_of_every_new_task_is_fixed_and_nested(data: Path) -> None:
     assert {item[:-2] for item in pairs[::2]} == {item[:-2] for item in pairs[1::2]}
 
 
-def simpleqa(path: Path, text: bytes) -> None:
-    (path / "simpleqa" / "simpleqa_full_dataset.csv").write_bytes(text)
-
-
 @pytest.mark.parametrize(
     ("name", "file", "content", "message"),
     [
@@ -327,7 +323,12 @@ def simpleqa(path: Path, text: bytes) -> None:
         ),
         ("simpleqa", "simpleqa/simpleqa_full_dataset.csv", b"problem,expected_answer\n\xff,1\n", "not UTF-8"),
         ("simpleqa", "simpleqa/simpleqa_full_dataset.csv", b"problem,expected_answer\n", "no rows below"),
-        ("simpleqa", "simpleqa/simpleqa_full_dataset.csv", b"problem,a\nq,1\n", r"csv:2: column 'expected_ans"),
+        (
+            "simpleqa",
+            "simpleqa/simpleqa_full_dataset.csv",
+            b"problem,a\nq,1\n",
+            r"csv:2: column 'expected",
+        ),
         (
             "simpleqa",
             "simpleqa/simpleqa_full_dataset.csv",
@@ -335,7 +336,12 @@ def simpleqa(path: Path, text: bytes) -> None:
             "simpleqa: two items have the id 'simpleqa-",
         ),
         ("advglue_rte", "advglue/dev.json", b'{"rte": [\n{"idx": 0,', r"dev\.json:2: not valid JSON"),
-        ("advglue_rte", "advglue/dev.json", b'{"rte": []}', r"dev\.json: expected an object with the list 'rte'"),
+        (
+            "advglue_rte",
+            "advglue/dev.json",
+            b'{"rte": []}',
+            r"expected an object with the list 'rte'",
+        ),
         ("advglue_rte", "advglue/dev.json", b"\xff", r"dev\.json: not UTF-8"),
         (
             "advglue_sst2",
@@ -373,7 +379,12 @@ def simpleqa(path: Path, text: bytes) -> None:
             b'{"source": "honest", "instruction": "i", "chosen": "c", "rejected": "r"}\n' * 2,
             r"drirl_hhh_honest: two items have the id 'hhh-",
         ),
-        ("drirl_truthfulqa_mc1", "truthfulqa/mc_task.json", b"[]", r"mc_task\.json: expected a list of quest"),
+        (
+            "drirl_truthfulqa_mc1",
+            "truthfulqa/mc_task.json",
+            b"[]",
+            r"expected a list of questions",
+        ),
         (
             "drirl_truthfulqa_mc1",
             "truthfulqa/mc_task.json",
@@ -392,7 +403,12 @@ def simpleqa(path: Path, text: bytes) -> None:
             b'[{"question": "q", "mc1_targets": {"a": 1, "b": 0}}]',
             r"entry 1: expected 'mc2_targets' with two answers or more",
         ),
-        ("wildchat_toxic", "wildchat/part.jsonl", b'{"a": 1}\n', r"part\.jsonl:1: expected WildChat's columns"),
+        (
+            "wildchat_toxic",
+            "wildchat/part.jsonl",
+            b'{"a": 1}\n',
+            r"part\.jsonl:1: expected WildChat's",
+        ),
         ("wildchat_toxic", "wildchat/part.jsonl", b'{"a', r"part\.jsonl:1: not valid JSON"),
     ],
 )
