@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -427,3 +428,16 @@ def test_a_missing_file_is_named(name: str, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.delenv("DRIRL_HUB", raising=False)
     with pytest.raises(DrirlError, match=r"no such file; DRIRL_DATA \(or data\.root\) should hold"):
         load(name)
+
+
+def test_the_overview_names_every_folder_and_group() -> None:
+    text = (BENCHMARKS / "README.md").read_text()
+    rows = {row.split("`")[1]: row for row in text.splitlines() if row.startswith("| `")}
+    for name, group in GROUPS.items():
+        if name in rows and "the same without" not in rows[name] and name != "drirl_tiny":
+            assert re.findall(r"`([\w]+)`", rows[name])[1:] == group["task"]
+    kinds = {f"drirl_{kind}" for kind in ("safety", "safety_open", "overrefusal", "helpfulness", "tiny")}
+    assert kinds <= set(rows)
+    assert kinds <= set(GROUPS)
+    without = [name for name in GROUPS["drirl_safety"]["task"] if name != "wildchat_toxic"]
+    assert GROUPS["drirl_safety_open"]["task"] == without
