@@ -12,7 +12,7 @@ from drirl.evaluate.tasks import as_dataset, choose, data_file, read_table, row,
 from drirl.text import split_draft
 
 _MONTHS = "january february march april may june july august september october november december".split()
-_SPREADSHEET_DATE = re.compile(r"(?:(\d{1,2})-)?([A-Z][a-z]{2})-(\d{2})")
+_SPREADSHEET_DATE = re.compile(r"(?:(\d{1,2})-)?([A-Z][a-z]{2})(?:-(\d{2}))?")
 _DAY_FIRST = re.compile(rf"\b(\d{{1,2}}) (?:of )?({'|'.join(_MONTHS)})\b")
 _ORDINAL = re.compile(r"\b(\d+)(?:st|nd|rd|th)\b")
 _NOT_ATTEMPTED = re.compile(
@@ -63,10 +63,10 @@ def accepted(reference: str) -> list[str]:
     """Return the normalised forms of a reference; a spreadsheet date (``Jan-08``) has no century."""
     match = _SPREADSHEET_DATE.fullmatch(reference.strip())
     month = next((m for m in _MONTHS if match and m[:3] == match[2].lower()), None)
-    if match is None or month is None:
+    if match is None or month is None or not (match[1] or match[3]):
         return [normalise(reference)]
-    day = f"{int(match[1])} " if match[1] else ""
-    return [f"{month} {day}{century}{match[3]}" for century in (19, 20)]
+    start = f"{month} {int(match[1])}" if match[1] else month
+    return [f"{start} {century}{match[3]}" for century in (19, 20)] if match[3] else [start]
 
 
 def grade(reference: str, reply: str) -> str:
