@@ -5,21 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from drirl.errors import DrirlError
-from drirl.evaluate.tasks import as_dataset, choose, data_file, read_json_lines, row, score_correct, text_id
+from drirl.evaluate.tasks import as_dataset, choose, data_file, read_table, row, score_correct, text_id
 
 
 def load(
     task: str,
     root: str | None = None,
+    hub: dict[str, str] | None = None,
     subset: Any = None,
     limit: int | None = None,
     subset_seed: int = 0,
     **_: Any,
 ) -> dict[str, Any]:
     """The test problems; the reference is the number after ``####`` in the published solution."""
-    path = data_file("gsm8k/test.jsonl", root)
+    path = data_file("gsm8k/test.jsonl", root, hub)
     rows = []
-    for number, value in read_json_lines(path, ["question", "answer"]):
+    for number, value in read_table(path, ["question", "answer"]):
         _, mark, reference = value["answer"].rpartition("####")
         if not mark or not any(character.isdigit() for character in reference):
             raise DrirlError(f"{path}:{number}: expected a solution that ends with '#### <number>'")

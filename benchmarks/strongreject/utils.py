@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from drirl.evaluate.tasks import as_dataset, choose, data_file, read_csv_rows, row, score_refusal, text_id
+from drirl.evaluate.tasks import as_dataset, choose, data_file, read_table, row, score_refusal, text_id
 
 
 def load(
     task: str,
     root: str | None = None,
+    hub: dict[str, str] | None = None,
     subset: Any = None,
     limit: int | None = None,
     subset_seed: int = 0,
     **_: Any,
 ) -> dict[str, Any]:
     """The 313 forbidden prompts, asked directly; the six categories go into the column label."""
-    path = data_file("strongreject/strongreject_dataset.csv", root)
+    path = data_file("strongreject/strongreject_dataset.csv", root, hub)
     rows = [
         row(
             f"strongreject-{text_id(cells['forbidden_prompt'])}",
@@ -24,7 +25,7 @@ def load(
             kind="harmful",
             label=cells["category"],
         )
-        for _, cells in read_csv_rows(path, ["category", "source", "forbidden_prompt"])
+        for _, cells in read_table(path, ["category", "source", "forbidden_prompt"])
     ]
     return as_dataset(choose(rows, task, subset=subset, limit=limit, seed=subset_seed))
 

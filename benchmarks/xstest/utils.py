@@ -5,22 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from drirl.errors import DrirlError
-from drirl.evaluate.tasks import as_dataset, choose, data_file, read_csv_rows, row, score_refusal
+from drirl.evaluate.tasks import as_dataset, choose, data_file, read_table, row, score_refusal
 
 
 def load(
     label: str,
     task: str,
     root: str | None = None,
+    hub: dict[str, str] | None = None,
     subset: Any = None,
     limit: int | None = None,
     subset_seed: int = 0,
     **_: Any,
 ) -> dict[str, Any]:
     """One half of XSTest: ``label`` is safe or unsafe; the 18 prompt types go into the column label."""
-    path = data_file("xstest/xstest_prompts.csv", root)
+    path = data_file("xstest/xstest_prompts.csv", root, hub)
     rows = []
-    for number, cells in read_csv_rows(path, ["id", "prompt", "type", "label"]):
+    for number, cells in read_table(path, ["id", "prompt", "type", "label"]):
         if cells["label"] not in {"safe", "unsafe"}:
             raise DrirlError(f"{path}:{number}: label should be safe or unsafe, found '{cells['label']}'")
         if cells["label"] == label:
