@@ -21,6 +21,9 @@ from drirl.align.trainer import ScaledGRPOTrainer, ScoredBatch
 
 __all__ = ["ActorCriticTrainer", "load_critic", "state_values"]
 
+_CRITIC = "critic"
+"""Folder of a checkpoint with the critic."""
+
 Estimator = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 ValueLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -146,6 +149,17 @@ class ActorCriticTrainer(ScaledGRPOTrainer):
                 {"params": list(self.critic.parameters()), "lr": self.critic_lr, "weight_decay": 0.0}
             )
         return optimizer
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.accelerator.is_main_process:
+            name = f"checkpoint-{self.state.global_step}"
+            self.critic.save_pretrained(Path(self._get_output_dir(trial=trial)) / name / _CRITIC)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        saved = load_critic(Path(resume_from_checkpoint) / _CRITIC, self.critic.dtype)
+        self.critic.load_state_dict(saved.state_dict())
 
     def _whiten(self, advantages: Tensor, mask: Tensor) -> Tensor:
         """Shift and scale to mean 0 and variance 1 over the tokens of all processes; padding becomes 0."""

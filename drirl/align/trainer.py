@@ -25,6 +25,7 @@ import hashlib
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,13 +34,16 @@ from torch import Tensor
 from trl import GRPOTrainer
 
 from drirl.align.rewards import completion_text, prompt_text
-from drirl.records import BENIGN, RolloutGroup
+from drirl.records import BENIGN, RolloutGroup, read_json, write_json
 from drirl.text import split_draft
 
 if TYPE_CHECKING:
     from drirl.hardness.state import Hardness, HardnessBatch
 
 __all__ = ["DRIRLTrainer", "ScaledGRPOTrainer", "ScoredBatch"]
+
+_HARDNESS = "hardness.json"
+"""File of a checkpoint with the running means."""
 
 
 @dataclass
@@ -101,6 +105,8 @@ class ScaledGRPOTrainer(GRPOTrainer):
         self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
     ) -> Tensor:
         per_function = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        infinite = per_function.isinf().any(dim=1, keepdim=True)  # such a completion counts as unscorable
+        per_function = per_function.masked_fill(infinite, torch.nan)
         rewards = (per_function * self.reward_weights.to(per_function.device)).nansum(
             dim=1
         )  # (processes * B,)
@@ -177,7 +183,9 @@ class DRIRLTrainer(ScaledGRPOTrainer):
     column ``demo_reward`` or, without it, from the reward functions themselves.
 
     Args:
-        hardness: the coefficient with its running means. They live in this process and are not checkpointed.
+        hardness: the coefficient with its running means, which go into checkpoints and come back on resume.
+    Raises:
+        ValueError: ``train_dataset`` lacks the column ``category`` or ``demonstration``.
 
     Attributes:
         found: the factors of the latest batch, of all processes.
@@ -187,6 +195,13 @@ class DRIRLTrainer(ScaledGRPOTrainer):
 
     def __init__(self, *args: Any, hardness: Hardness, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        columns: list[str] | None = getattr(self.train_dataset, "column_names", None)
+        missing = {"category", "demonstration"} - set(columns or ())
+        if columns is not None and missing:
+            raise ValueError(
+                "expected the columns prompt, category and demonstration in train_dataset, found no "
+                f"'{min(missing)}' among {', '.join(sorted(columns))}"
+            )
         self.hardness = hardness
         self._demo_rewards: dict[tuple[str, str], float] = {}
 
@@ -221,6 +236,16 @@ class DRIRLTrainer(ScaledGRPOTrainer):
         return (
             self.found.scale(everything).reshape(-1)[batch.offset : batch.offset + len(batch.rows)].to(scaled)
         )
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.accelerator.is_main_process:  # the means are those of all processes
+            name = f"checkpoint-{self.state.global_step}"
+            write_json(Path(self._get_output_dir(trial=trial)) / name / _HARDNESS, self.hardness.state_dict())
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self.hardness.load_state_dict(read_json(Path(resume_from_checkpoint) / _HARDNESS))
 
     def group_details(self, batch: ScoredBatch, group: int) -> dict[str, Any]:
         """Return what hardness found for the prompt."""

@@ -356,11 +356,42 @@ def _gsm8k(root: Path) -> Iterator[tuple[str, str]]:
         yield where.rpartition(":")[2], text_field(row, "question", where)
 
 
+def _simpleqa(root: Path) -> Iterator[tuple[str, str]]:
+    for where, row in csv_rows(root / "simpleqa/simpleqa_full_dataset.csv", ("problem",)):
+        yield where.rpartition(":")[2], text_field(row, "problem", where)
+
+
+def _truthfulqa(root: Path) -> Iterator[tuple[str, str]]:
+    path = root / "truthfulqa/mc_task.json"
+    entries = json_document(path)
+    if not isinstance(entries, list):
+        raise DrirlError(f"{path}: expected a list of questions, found {type(entries).__name__}")
+    for number, entry in enumerate(entries, 1):
+        where = f"{path}: entry {number}"
+        if not isinstance(entry, dict):
+            raise DrirlError(f"{where}: expected an object, found {type(entry).__name__}")
+        yield str(number), text_field(entry, "question", where)
+
+
+def _hhh(root: Path) -> Iterator[tuple[str, str]]:
+    for where, row in json_rows(root / "hhh_alignment/hhh_alignment_pairs.jsonl"):
+        yield where.rpartition(":")[2], text_field(row, "instruction", where)
+
+
+def _decodingtrust(root: Path) -> Iterator[tuple[str, str]]:
+    for where, row in csv_rows(root / "decodingtrust_stereotype/user_prompts.csv", ("user_prompt",)):
+        yield where.rpartition(":")[2], text_field(row, "user_prompt", where)
+
+
 HELD_OUT: dict[str, Callable[[Path], Iterator[tuple[str, str]]]] = {
     "xstest": _xstest,
     "strongreject": _strongreject,
     "do_not_answer_stereotype": _stereotype,
     "gsm8k": _gsm8k,
+    "simpleqa": _simpleqa,
+    "truthfulqa": _truthfulqa,
+    "hhh": _hhh,
+    "decodingtrust": _decodingtrust,
 }
 """Evaluation files under ``data.root``: name -> reader of (id, text)."""
 
