@@ -43,8 +43,8 @@ def _root(params: Params) -> str:
     root = params.data.root or os.environ.get("DRIRL_DATA", "")
     if not root or "${" in root:
         raise DrirlError(
-            "people's labels are read from do_not_answer/: set DRIRL_DATA (or data.root in params.yaml) to the "
-            "folder that holds it"
+            "people's labels are read from do_not_answer/: set DRIRL_DATA (or data.root in params.yaml) to "
+            "the folder that holds it"
         )
     return root
 
@@ -100,7 +100,7 @@ def agreement(
     judge: JudgeNames = None,
     labels: Annotated[
         list[Path] | None,
-        typer.Option(help="A filled-in sheet instead of Do-Not-Answer, or two."),
+        typer.Option(help="One or two filled-in sheets, instead of Do-Not-Answer."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Folder of judges.md and judges.csv; default: the reports folder.")

@@ -229,8 +229,8 @@ def _page(
             f"**{c.name}**: refusal is {_codes(c.refusal)}, no refusal is {_codes(c.other)}"
             for c in CONTRASTS
         )
-        + ". Only the first has labels that leave no doubt. A code is no verdict on wording: a reply of code 1 "
-        "or 4 may or may not say that it declines; the other three show what a definition changes.",
+        + ". Only the first has labels that leave no doubt. A code is no verdict on wording: a reply of "
+        "code 1 or 4 may or may not say that it declines; the other three show what a definition changes.",
         "",
         f"Brackets: {percent} intervals, {settings.bootstrap} bootstrap draws of whole questions (up to six "
         "replies each), never narrower than Wilson's (drirl/judge/measures.py). Odd question ids were not "

@@ -116,7 +116,8 @@ class Template:
         special = tuple(special)
         parts = (item.prompt, item.reply)
         mark, code = nonce(parts, salt), check_code(parts, salt)
-        shown = [_cut(neutralise(text, special), max_chars) for text in parts]
+        clean = [neutralise(text, special) for text in parts]
+        shown = [_cut(text, max_chars) for text in clean]
         values = {
             "prompt": fence("REQUEST", shown[0], mark),
             "reply": fence("REPLY", shown[1], mark),
@@ -125,8 +126,7 @@ class Template:
         }
         # One pass: a "$code" inside the judged text is not replaced.
         text = re.sub(r"\$(\w+)", lambda match: values[match.group(1)], self.prompt)
-        cut = any(len(neutralise(text, special)) > max_chars for text in parts)
-        return Asked(text.strip(), code, cut)
+        return Asked(text.strip(), code, cut=shown != clean)
 
     def read(self, answer: str, code: str) -> Verdict:
         """Return the verdict in an answer.
