@@ -89,7 +89,8 @@ def test_listing_loads_nothing() -> None:
     assert rows["big"].where == "server m, template strongreject/1"
     assert rows["small"].kind == "harm"
     code = (
-        "import sys; from drirl.judge.settings import JudgeSettings as S; from drirl.judge.registry import *\n"
+        "import sys; from drirl.judge.settings import JudgeSettings as S\n"
+        "from drirl.judge.registry import *\n"
         "describe(S()); find_judge('refusal-rules', S())\n"
         "sys.exit(' '.join({'torch', 'transformers'} & set(sys.modules)) or 0)"
     )
