@@ -163,6 +163,11 @@ def rescore(
         yield cell, counts
 
 
+def _kept(item: EvalItem) -> dict[str, Any]:
+    """Return what of a record's details does not come from its judge."""
+    return {key: item.raw[key] for key in ("label", "truncated_prompt") if key in item.raw}
+
+
 def folder_of(judge: Judge) -> str:
     """Return the folder of a judge under ``out/judge``; one whose settings change keeps it."""
     return f"{judge.name}-{judge.version}" if judge.name in _RULES else judge.name
@@ -204,7 +209,7 @@ def judge_cell(
                 metric=metric,
                 value=value,
                 judge=full_name(judge),
-                raw={"verdict": verdict.label, **verdict.raw},
+                raw={**_kept(item), "verdict": verdict.label, **verdict.raw},
             )
             records.append(record)
             key = (item.run_id, item.benchmark, metric)

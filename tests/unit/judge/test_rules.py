@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 
 from drirl.detect import REFUSAL_JUDGES
 from drirl.errors import DrirlError
@@ -107,3 +109,11 @@ def test_equal_items_are_judged_once_and_all_answered() -> None:
 
     assert judge_all(Counting(), [NO, YES, NO]) == [NO.reply, YES.reply, NO.reply]  # type: ignore[arg-type]
     assert Counting.asked == 2
+
+
+def test_the_settings_shown_in_the_document_are_valid() -> None:
+    text = (Path(__file__).resolve().parents[3] / "docs" / "judges.md").read_text(encoding="utf-8")
+    section = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])["judge"]
+    settings = JudgeSettings(**section)
+    assert known_judges(settings)[5:] == ["served", "local", "small"]
+    assert [known.kind for known in describe(settings)[5:]] == ["harm", "refusal", "refusal"]
