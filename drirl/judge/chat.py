@@ -130,8 +130,8 @@ class ChatJudge:
             for i, reply in zip(todo, replies, strict=True):
                 try:
                     found[i] = self._read(asked[i], reply, attempt)
-                except MalformedError as problem:
-                    answers[i] = (reply, str(problem))
+                except MalformedError as wrong:
+                    answers[i] = (reply, str(wrong))
                     left.append(i)
             todo = left
         for i in todo:

@@ -148,7 +148,7 @@ def _score(params: Params, judge: list[str] | None, sheets: list[Path]) -> dict[
         read = [read_sheet(path, opened.kind) for path in sheets]
         out["judges"] += [score_sheet(opened, part, params.judge, seed=params.run.seed) for part in read]
         if len(read) == 2:
-            out["people"] = compare_sheets(*read, opened.kind)
+            out["people"] = compare_sheets(read[0], read[1], opened.kind)
     return out
 
 
