@@ -92,7 +92,7 @@ def run(
         used = opened.usage()
         typer.echo(f"records are in {out / 'judge' / folder_of(opened)}")
         if used:
-            typer.echo(f"asked: {json.dumps(used)}")
+            typer.echo(f"asked, answers from the cache included: {json.dumps(used)}")
 
 
 @judge_app.command("agreement")
