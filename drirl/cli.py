@@ -20,6 +20,7 @@ from drirl import __version__
 from drirl.data.commands import app as data_app
 from drirl.errors import DrirlError, nearest
 from drirl.experiments.commands import experiments_app
+from drirl.judge.commands import judge_app
 
 if TYPE_CHECKING:
     from drirl.config import Params
@@ -36,6 +37,7 @@ profile_app = typer.Typer(help="Choose the set of values that params.yaml holds.
 app.add_typer(profile_app, name="profile")
 app.add_typer(data_app, name="data")
 app.add_typer(experiments_app, name="experiments")
+app.add_typer(judge_app, name="judge")
 
 Model = Annotated[str | None, typer.Option(help="Name under base.models.")]
 Method = Annotated[str | None, typer.Option(help="File name in baselines/, without .py.")]

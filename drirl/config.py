@@ -16,6 +16,7 @@ from drirl.compare.settings import CompareSettings
 from drirl.data.settings import DataSettings
 from drirl.errors import DrirlError, nearest
 from drirl.evaluate.settings import EvaluateSettings
+from drirl.judge.settings import JudgeSettings
 from drirl.reward.settings import RewardSettings
 from drirl.settings import Section
 
@@ -48,6 +49,7 @@ class Params(Section):
     align: AlignSettings
     evaluate: EvaluateSettings
     compare: CompareSettings
+    judge: JudgeSettings = JudgeSettings()
 
 
 def project_root(start: Path | None = None) -> Path:
