@@ -338,17 +338,12 @@ def _root() -> Path:
 def _params(*, hub: bool = False) -> Params:
     """Load params.yaml, go to its folder, and set what the libraries read from the environment."""
     from drirl.config import load_params, project_root
+    from drirl.environment import set_environment
 
     root = project_root()
     os.chdir(root)
     params = load_params(root / "params.yaml")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("OMP_NUM_THREADS", str(params.run.threads))
-    os.environ["DRIRL_OUT"] = str(params.run.out)
-    if not hub and not _needs_hub(params):
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # nothing is downloaded
+    set_environment(params, offline=not hub and not _needs_hub(params))
     return params
 
 

@@ -26,6 +26,7 @@ _SHARED_CODE = (
     "drirl/data/check.py",
     "drirl/data/split.py",
     "drirl/detect.py",
+    "drirl/environment.py",
     "drirl/generate.py",
     "drirl/models.py",
     "drirl/parallel.py",
