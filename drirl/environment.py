@@ -1,8 +1,8 @@
 """What the libraries read from the environment, set before any of them is imported.
 
-Kernels are held to AVX2 on processors that have more. A matrix product adds up in another order with AVX-512, and
-training from scratch turns the last bit of a sum into another model: two machines would print two tables from the
-same ``params.yaml``. A variable that the user has set stays as it is.
+Kernels are held to AVX2 on processors that have more. A matrix product adds up in another order with AVX-512,
+and training from scratch turns the last bit of a sum into another model: two machines would print two tables
+from the same ``params.yaml``. A variable that the user has set stays as it is.
 """
 
 from __future__ import annotations
