@@ -57,6 +57,12 @@ _ALL = (
         (("drirl_tiny_contrast", "false_refusal_rate"), ("xstest_safe", "false_refusal_rate")),
     ),
     Measure("help", "Helpfulness", (("drirl_tiny_help", "accuracy"), ("drirl_gsm8k", "exact_match"))),
+    Measure(
+        "refusal_transfer",
+        "Refusal, transferred templates",
+        (("drirl_jailbreak_transfer", "refusal_rate"),),
+    ),
+    Measure("refusal_dra", "Refusal, disguise and reconstruct", (("drirl_jailbreak_dra", "refusal_rate"),)),
     Measure("degenerate", "Degenerate", ((ALL, "degenerate_rate"),)),
 )
 MEASURES = {measure.name: measure for measure in _ALL}

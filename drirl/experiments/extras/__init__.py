@@ -22,14 +22,19 @@ SECTIONS = {
     "cost_accounting": "cost",
     "delta_ranks": "hardness",
     "diversity": "variety",
+    "draft_tokens": "drafting",
     "entropy": "variety",
     "hyper_parameters": "values",
+    "latency": "reranking",
+    "real_pairs": "sources",
     "reward_accuracy": "rewards",
     "reward_cost": "rewards",
     "reward_iterations": "rewards",
+    "router": "routing",
     "tail_rewards": "rewards",
     "tradeoff_figure": "drawing",
     "training_health": "hardness",
+    "tuning_grid": "tuning",
 }
 """Section -> module of this folder that defines a function of that name."""
 
