@@ -68,6 +68,14 @@ def grid() -> None:
 
 
 @experiments_app.command()
+def scoring() -> None:
+    """Measure what asking each kind of reward costs; experiments/dvc.yaml calls this."""
+    from drirl.experiments.scoring import run_scoring
+
+    run_scoring(_plan())
+
+
+@experiments_app.command()
 def cross() -> None:
     """Score human-written pairs with the category rewards; experiments/dvc.yaml calls this."""
     from drirl.experiments.cross import run_cross

@@ -200,6 +200,7 @@ _STAGES = {
     "arms/cross": lambda plan: CROSS_CPU_S,
     "arms/grid": _grid_seconds,
     "arms/routes": lambda plan: ROUTES_CPU_S,
+    "arms/scoring": lambda plan: CROSS_CPU_S,
 }
 """Folder that a page reads -> seconds of the stage that writes it, where it is no arm."""
 

@@ -81,6 +81,7 @@ def build(plan: Plan) -> dict[str, Any]:
     if plan.grid is not None:
         stages["grid"] = more.grid_stage(plan, _arm_stage(plan, next(iter(plan.grid.methods))), model)
     stages["cross"] = more.cross_stage(model)
+    stages["scoring"] = more.scoring_stage(plan, model, rewards)
     for name in plan.experiments:
         stages[name] = _page_stage(plan, name)
     stages["replication"] = _replication_stage(plan)

@@ -6,7 +6,15 @@ from typing import Any
 
 from drirl.experiments.plan import ARMS, Plan
 
-__all__ = ["cross_stage", "grid_stage", "rerank_stage", "rescore_stage", "route_stage", "routes_stage"]
+__all__ = [
+    "cross_stage",
+    "grid_stage",
+    "rerank_stage",
+    "rescore_stage",
+    "route_stage",
+    "routes_stage",
+    "scoring_stage",
+]
 
 _OUT = "${run.out}"
 _SCORING = (
@@ -138,6 +146,29 @@ def grid_stage(plan: Plan, arm: dict[str, Any], model: str) -> dict[str, Any]:
             *(f"{_OUT}/reward/{model}/{part}" for part in ("irl", "static")),
         ],
         "outs": [{f"{_OUT}/arms/grid": {"persist": True}}],
+    }
+
+
+def scoring_stage(plan: Plan, model: str, learnt: list[str]) -> dict[str, Any]:
+    """Return the stage that measures what asking for a reward costs; ``learnt``: reward variants run."""
+    kinds = [kind for kind in ("single", "adapters", "separate") if kind in learnt]
+    return {
+        "wdir": "..",
+        "cmd": "drirl experiments scoring",
+        "params": [*_HARDWARE, "evaluate.split", "reward.sharing"],
+        "deps": [
+            "drirl/experiments/scoring.py",
+            "drirl/generate.py",
+            "drirl/models.py",
+            "drirl/records.py",
+            *(f"drirl/reward/{name}.py" for name in ("bank", "implicit", "sharing")),
+            _PROMPTS,
+            f"{_OUT}/data/demos.jsonl",
+            f"{_OUT}/base/{model}",
+            f"{_OUT}/reward/{model}/irl",
+            *(f"{_OUT}/arms/reward-{kind}/reward/{model}" for kind in kinds),
+        ],
+        "outs": [f"{_OUT}/arms/scoring"],
     }
 
 

@@ -341,7 +341,8 @@ class Plan:
 
     def rerank_arms(self, of: str) -> list[str]:
         """Return the arms that rerank the policies of ``of``; they share their samples."""
-        return [name for name in self.own_arms() if self.arm(name).n is not None and self.arm(name).of == of]
+        used = dict.fromkeys(arm for e in self.experiments.values() for arm in e.arms.values())
+        return [a for a in used if a in self.arms and self.arms[a].n is not None and self.arms[a].of == of]
 
     def models_of(self, experiment: Experiment) -> list[str]:
         """Return the models an experiment is about; ``smallest`` by the size its settings give."""

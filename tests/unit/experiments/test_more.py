@@ -1,5 +1,4 @@
-"""Rescored, reranked and routed arms, the grid and the human-written pairs: what they are and what "
-"they count."""
+"""Rescored, reranked and routed arms, the grid and human-written pairs: what they are and count."""
 
 from __future__ import annotations
 
@@ -14,6 +13,7 @@ import torch
 
 from drirl.errors import DrirlError
 from drirl.experiments import grid as grids
+from drirl.experiments import scoring
 from drirl.experiments.best_of import LIMITS, choose_prompts, records
 from drirl.experiments.cross import do_not_answer_pairs, hh_pairs, run_cross
 from drirl.experiments.extras.sources import real_pairs
@@ -24,7 +24,7 @@ from drirl.experiments.pipeline import build
 from drirl.experiments.plan import Arm, Plan
 from drirl.experiments.routing import Routes, folds_of
 from drirl.generate import Completion
-from drirl.records import EvalItem, Prompt, write_json, write_jsonl
+from drirl.records import Demo, EvalItem, Prompt, write_json, write_jsonl
 from drirl.serve.rerank import Ranked
 
 
@@ -111,7 +111,7 @@ def test_routes_are_looked_up_by_text(tmp_path: Path) -> None:
 class _Bank:
     """Two heads; a reply's rewards are its numbers."""
 
-    heads: list[int] = [-1, 3]
+    heads = (-1, 3)
     input_mode = "answer"
 
     def columns(self, categories: list[int]) -> torch.Tensor:
@@ -350,3 +350,33 @@ def test_accuracy_of_real_pairs_by_source_and_category(plan: Plan, tmp_path: Pat
     assert "10 of 50 pairs are too long" in section.answers["do_not_answer"]
     assert "missing, none of 0 pairs" in section.answers["hh_rlhf"]
     assert "100.0 (" in section.text
+
+
+# ------------------------------------------------------------------------------ asking for rewards
+
+
+def test_replies_that_are_scored_take_turns_over_categories(plan: Plan) -> None:
+    prompts = [_prompt(i, category=i % 3, cluster_id=i) for i in range(9)]
+    prompts += [_prompt(50, kind="benign", category=-1), _prompt(60, split="train")]
+    data = plan.params.run.out / "data"
+    write_jsonl(data / "prompts.jsonl", prompts)
+    demos = [
+        Demo(f"d{p.prompt_id}", p.prompt_id, p.category, [], "No.", "No.", "", "g", "t") for p in prompts
+    ]
+    write_jsonl(data / "demos.jsonl", demos[:-1])
+    found = scoring._replies(data, "test")
+    assert [category for _, _, category in found] == [0, 1, 2] * 3
+    with pytest.raises(DrirlError, match="no harmful prompt with a demonstration in the split 'train'"):
+        scoring._replies(data, "train")
+
+
+def test_rewards_are_the_headlines_or_a_variants(plan: Plan) -> None:
+    headline = plan.params.run.out / "reward" / "tiny-llama" / "irl"
+    assert scoring.bank_folder(plan, "heads", "tiny-llama") is None
+    for folder in (headline, plan.reward_out("single") / "reward" / "tiny-llama" / "irl"):
+        folder.mkdir(parents=True)
+    assert scoring.bank_folder(plan, "heads", "tiny-llama") == headline
+    assert (
+        scoring.bank_folder(plan, "single", "tiny-llama") == plan.out / "reward-single/reward/tiny-llama/irl"
+    )
+    assert scoring.bank_folder(plan, "adapters", "tiny-llama") is None
