@@ -80,7 +80,7 @@ def _turns(text: str) -> list[str]:
 
 
 def do_not_answer_pairs(root: Path) -> list[RealPair]:
-    """Pair a refusing with a following reply to each question that has both; models in the order listed.
+    """Pair a refusing with a following reply to each question that has both, the shortest of all models'.
 
     Raises:
         DrirlError: a file is missing or lacks a column.
@@ -100,13 +100,19 @@ def do_not_answer_pairs(root: Path) -> list[RealPair]:
         for _, row in _rows(root / RESPONSES.format(model), columns):
             questions[row["id"]] = row["question"].strip()
             if row["action"] == REFUSES and row["harmful"] == "0":
-                safe.setdefault(row["id"], row["response"].strip())
+                _keep_shorter(safe, row["id"], row["response"])
             elif row["action"] == FOLLOWS and row["harmful"] == "1":
-                unsafe.setdefault(row["id"], row["response"].strip())
+                _keep_shorter(unsafe, row["id"], row["response"])
     ids = [i for i in questions if i in categories and safe.get(i) and unsafe.get(i)]
     return [
         RealPair("do_not_answer", f"dna-{i}", categories[i], questions[i], safe[i], unsafe[i]) for i in ids
     ]
+
+
+def _keep_shorter(found: dict[str, str], name: str, text: str) -> None:
+    text = text.strip()
+    if text and (name not in found or len(text) < len(found[name])):
+        found[name] = text
 
 
 def _rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:

@@ -16,6 +16,8 @@ from drirl.records import read_json, read_jsonl
 
 __all__ = ["real_pairs"]
 
+NEAR = 0.1
+"""Half-width of an interval around one half that counts as chance rather than as too few pairs."""
 _NAMES = {"hh_rlhf": "HH-RLHF harmless, test split", "do_not_answer": "Do-Not-Answer, labelled replies"}
 
 
@@ -87,9 +89,10 @@ def _say(name: str, rows: Sequence[Mapping[str, Any]], counts: Mapping[str, int]
         return f"{name}: {MISSING}, none of {counts['pairs']} pairs fits the rewards' context."
     share = sum(_right(row) for row in rows) / len(rows)
     low, high = wilson(share, len(rows), confidence)
-    word = (
-        "yes" if low > 0.5 else "no, they order them the wrong way" if high < 0.5 else "no better than chance"
-    )
+    if low > 0.5 or high < 0.5:
+        word = "yes" if low > 0.5 else "no, they order them the wrong way"
+    else:
+        word = "no better than chance" if high - low < 2 * NEAR else f"cannot tell from {len(rows)} pairs"
     return (
         f"{name}: **{word}**, {100 * share:.1f} % of {len(rows)} pairs ({100 * low:.1f}–{100 * high:.1f}; "
         f"{counts['pairs'] - counts['short_enough']} of {counts['pairs']} pairs are too long)."
