@@ -1,10 +1,10 @@
 """A genetic search over wrapper sentences, after AutoDAN (Liu et al. 2023, arXiv 2310.04451).
 
-A wrapper is a few sentences before and after the prompt. Fitness is the log-likelihood of the target. A generation
-keeps its elites, draws parents by softmax of the fitness, lets two parents exchange sentences, and replaces
-sentences by others of the pool or words by synonyms. Deviations: sentences are generic ones written for this
-project (``pieces.yaml``) instead of a prompt found in the wild, and synonyms come from there instead of a language
-model and WordNet; the momentum word scores of AutoDAN-HGA are left out.
+A wrapper is a few sentences before and after the prompt. Fitness is the log-likelihood of the target. A
+generation keeps its elites, draws parents by softmax of the fitness, lets two parents exchange sentences, and
+replaces sentences by others of the pool or words by synonyms. Deviations: sentences are generic ones written
+for this project (``pieces.yaml``) instead of a prompt found in the wild, and synonyms come from there instead
+of a language model and WordNet; the momentum word scores of AutoDAN-HGA are left out.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BEFORE, AFTER = 2, 1
 
 
 class Pieces:
-    """The pool: sentences that may stand before and after a prompt, and groups of words that may be swapped."""
+    """The pool: sentences that may stand before and after a prompt, and words that may be swapped."""
 
     def __init__(self, before: list[str], after: list[str], synonyms: list[list[str]]) -> None:
         self.slots = [*[before] * BEFORE, *[after] * AFTER]
@@ -57,7 +57,10 @@ def crossover(
 
 
 def mutate(wrapper: Wrapper, pool: Pieces, chance: float, random: torch.Generator) -> Wrapper:
-    """With probability ``chance`` each, replace a sentence: by another of its slot, or by itself with a synonym."""
+    """With probability ``chance`` each, replace a sentence.
+
+    Half of the time it becomes another of its slot, else one of its words becomes a synonym.
+    """
     changed = []
     for sentence, slot in zip(wrapper, pool.slots, strict=True):
         if _uniform(random) < chance:
@@ -85,7 +88,8 @@ class Autodan:
     ) -> None:
         if settings.elites >= settings.population:
             raise DrirlError(
-                f"attack.autodan: elites ({settings.elites}) should be fewer than population ({settings.population})"
+                f"attack.autodan: elites ({settings.elites}) should be fewer than population "
+                f"({settings.population})"
             )
         self.scorer, self.settings, self.pool = scorer, settings, pieces()
         self.random = [generator(seed, item["item_id"]) for item in items]
@@ -94,8 +98,8 @@ class Autodan:
         for item, length in zip(items, lengths, strict=True):
             if length > scorer.room:
                 raise DrirlError(
-                    f"attack.autodan: prompt {item['item_id']} has {length} tokens, the context leaves {scorer.room}; "
-                    "lower attack.max_new_tokens"
+                    f"attack.autodan: prompt {item['item_id']} has {length} tokens, the context leaves "
+                    f"{scorer.room}; lower attack.max_new_tokens"
                 )
         self.scores: list[dict[str, float]] = [{} for _ in items]
         self.populations: list[list[Wrapper]] = [[] for _ in items]
@@ -146,7 +150,7 @@ class Autodan:
         return [*old[: settings.elites], *children[: settings.population - settings.elites]]
 
     def _fit(self, live: Sequence[int]) -> dict[int, list[str]]:
-        """Return the messages of the populations; sentences leave, the first one first, until a prompt fits."""
+        """Return the messages of the populations; first sentences leave until a message fits."""
         for _ in range(BEFORE + AFTER):
             places = [(i, k) for i in live for k in range(len(self.populations[i]))]
             messages = [self._message(i, self.populations[i][k]) for i, k in places]

@@ -1,10 +1,10 @@
 """Greedy coordinate gradient: a suffix, one token swapped at a time (Zou et al. 2023, arXiv 2307.15043).
 
-Per step (their algorithm 1): the gradient of the target loss with respect to the one-hot suffix names, for every
-position, the ``top_k`` tokens of steepest descent; ``candidates`` suffixes with one random swap among these are
-scored exactly; the best replaces the suffix. Deviations: a suffix is replaced only by a better one, so the loss
-never rises; a candidate whose text would be read as other tokens is not tried, because the policy would never see
-it; one prompt each, no universal suffix.
+Per step (their algorithm 1): the gradient of the target loss with respect to the one-hot suffix names, for
+every position, the ``top_k`` tokens of steepest descent; ``candidates`` suffixes with one random swap among
+these are scored exactly; the best replaces the suffix. Deviations: a suffix is replaced only by a better one,
+so the loss never rises; a candidate whose text would be read as other tokens is not tried, because the policy
+would never see it; one prompt each, no universal suffix.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def swaps(
 ) -> Tensor:
     """Return ``count`` copies of the suffix with one token swapped in each, (count, S).
 
-    Positions are visited evenly, in random order; the token is one of the position's ``top_k`` allowed tokens of
-    most negative gradient.
+    Positions are visited evenly, in random order; the token is one of the position's ``top_k`` allowed tokens
+    of most negative gradient.
 
     Args:
         suffix: (S,) token ids.
@@ -75,13 +75,13 @@ class Gcg:
             ids = [*self.before[i], *first, *self.after]
             if self._survivors(i, [first]) != [first]:
                 raise DrirlError(
-                    f"attack.gcg.suffix: {settings.suffix!r} after prompt {item['item_id']} is read as other tokens "
-                    "than alone; choose plain words"
+                    f"attack.gcg.suffix: {settings.suffix!r} after prompt {item['item_id']} is read as other "
+                    "tokens than alone; choose plain words"
                 )
             if len(ids) > scorer.room:
                 raise DrirlError(
-                    f"attack.gcg: prompt {item['item_id']} with the suffix has {len(ids)} tokens, the context leaves "
-                    f"{scorer.room}; shorten attack.gcg.suffix or lower attack.max_new_tokens"
+                    f"attack.gcg: prompt {item['item_id']} with the suffix has {len(ids)} tokens, the "
+                    f"context leaves {scorer.room}; shorten attack.gcg.suffix or lower attack.max_new_tokens"
                 )
         self.messages = [self._message(i, first) for i in range(len(items))]
         self.losses = [torch.inf] * len(items)

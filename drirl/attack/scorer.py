@@ -1,7 +1,7 @@
-"""How likely is the start of a compliant reply, and which token swaps would raise it? One policy, all counted.
+"""How likely is the start of a compliant reply under a policy, and which token swaps would raise that?
 
-Dimension letters: N sequences, P prompt tokens (template included), T target tokens, S suffix tokens, V vocabulary,
-H hidden size.
+Dimension letters: N sequences, P prompt tokens (template included), T target tokens, S suffix tokens,
+V vocabulary, H hidden size.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Scorer:
         return found
 
     def suffix_gradients(self, prompts: Sequence[Sequence[int]], after: int, length: int) -> Tensor:
-        """Return d(target loss)/d(one-hot of the suffix tokens), (N, S, V): negative where a token would help.
+        """Return d(target loss)/d(one-hot of the suffix), (N, S, V): negative where a token would help.
 
         Source: Zou et al. 2023, equation 4. The one-hot rows are multiplied with the embedding matrix, so the
         gradient is exact for the relaxed input and a linear guess for a swap.

@@ -1,4 +1,4 @@
-"""What the attacks share: the prompts attacked, the loop, when an attack has succeeded, what is noted of it."""
+"""What the attacks share: the prompts attacked, the loop, what a success is, what is noted of it."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def behaviours(out: Path, *, per_category: int, split: str, seed: int) -> list[d
         clusters: dict[str, int] = {}
         for item in found:  # the k-th prompt of an intent comes after all intents' (k-1)-th
             clusters[item["cluster"]] = clusters.get(item["cluster"], 0) + 1
-            item["novelty_rank"] = clusters[item["cluster"]]
-        found.sort(key=lambda item: item.pop("novelty_rank"))
+            item["turn"] = clusters[item["cluster"]]
+        found.sort(key=lambda item: item.pop("turn"))
         if len(found) < per_category:
             raise DrirlError(
                 f"attack.per_category: {per_category} direct prompts were asked for, category {category} has "
