@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from drirl import __version__
+from drirl.attack.commands import attack
 from drirl.data.commands import app as data_app
 from drirl.errors import DrirlError, nearest
 from drirl.experiments.commands import experiments_app
@@ -36,6 +37,7 @@ profile_app = typer.Typer(help="Choose the set of values that params.yaml holds.
 app.add_typer(profile_app, name="profile")
 app.add_typer(data_app, name="data")
 app.add_typer(experiments_app, name="experiments")
+app.command()(attack)
 
 Model = Annotated[str | None, typer.Option(help="Name under base.models.")]
 Method = Annotated[str | None, typer.Option(help="File name in baselines/, without .py.")]

@@ -102,21 +102,36 @@ def _strings(value: Any) -> list[str]:
     return [text for item in inner for text in _strings(item)]
 
 
-def test_no_wrapper_was_seen_in_training(utils: ModuleType) -> None:
-    templates = _strings(json.loads((FOLDER / "templates.json").read_text()))
-    templates.append(utils.disguise("x"))
+@pytest.fixture(scope="module")
+def seen() -> set[tuple[str, ...]]:
+    """Word 4-grams of the sentences that prompts, replies and knowledge in training are made of."""
     corpus = [
         text
         for path in sorted((ROOT / "drirl" / "data" / "corpus").glob("*.yaml"))
         for text in _strings(yaml.safe_load(path.read_text()))
     ]
-    assert len(templates) == 25
     assert len(corpus) > 300
-    seen = {gram for text in corpus for gram in ngrams(words(re.sub(r"\{\w+\}", " ", text)), 4)}
+    return {
+        gram for text in corpus for gram in ngrams(words(re.sub(r"\{\w+\}", " ", text)), 4) if len(gram) == 4
+    }
+
+
+def test_no_wrapper_was_seen_in_training(utils: ModuleType, seen: set[tuple[str, ...]]) -> None:
+    templates = _strings(json.loads((FOLDER / "templates.json").read_text()))
+    templates.append(utils.disguise("x"))
+    assert len(templates) == 25
     for template in templates:
-        plain = re.sub(r"\{\w+\}", " ", template)
-        shared = [gram for gram in ngrams(words(plain), 4) if gram in seen]
-        assert len(words(plain)) < 4 or shared == [], f"{template}: {shared}"
+        plain = words(re.sub(r"\{\w+\}", " ", template))
+        assert ngrams(plain, 4) & seen == set(), template
+
+
+def test_no_piece_of_the_genetic_search_was_seen_in_training(seen: set[tuple[str, ...]]) -> None:
+    from drirl.attack.autodan import pieces
+
+    sentences = {sentence for slot in pieces().slots for sentence in slot if sentence}
+    assert len(sentences) > 20
+    for sentence in sentences:
+        assert ngrams(words(sentence), 4) & seen == set(), sentence
 
 
 def test_published_prompts_are_labelled_transfer(utils: ModuleType, tmp_path: Path) -> None:
