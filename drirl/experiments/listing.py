@@ -22,7 +22,7 @@ ALIGN_CPU_S = {"sft": 15.0, "dpo": 20.0, "dpo_s": 25.0, "sacpo": 30.0, "kto": 20
 """CPU seconds of one seed on one of two cores, profile tiny, where nothing was measured; others: 55."""
 
 OTHER_ALIGN_CPU_S, EVALUATE_CPU_S, REWARD_CPU_S, START_S = 55.0, 12.0, 290.0, 9.0
-RERANK_CPU_S, ROUTES_CPU_S, CROSS_CPU_S = 75.0, 60.0, 15.0
+RERANK_CPU_S, ROUTES_CPU_S, CROSS_CPU_S, ATTACK_CPU_S = 75.0, 60.0, 15.0, 120.0
 RESCORE_SHARE, VALIDATION_SHARE = 0.7, 0.5
 """Cost of scoring attacked, or validation, prompts against that of scoring the test prompts."""
 
@@ -115,7 +115,7 @@ def estimate_arm(plan: Plan, name: str, model: str) -> tuple[float, bool]:
         shared = len(plan.rerank_arms(declared.of)) if declared.n is not None else 1
         known = _per_seed(read_costs(plan.params.run.out), "evaluate", f"{model}/{arm.method}")
         scored = (known or EVALUATE_CPU_S) * RESCORE_SHARE
-        one = RERANK_CPU_S if declared.n is not None else scored
+        one = {"rerank": RERANK_CPU_S, "attack": ATTACK_CPU_S}.get(declared.make, scored)
         return (max(seeds * one / _workers(plan, seeds), one) + START_S) / max(1, shared), False
     own = read_costs(arm.out)
     cell = f"{model}/{arm.method}"

@@ -144,7 +144,7 @@ def _stage(plan: Plan, name: str) -> dict[str, Any]:
     arm = plan.arm(name)
     single = _models(plan, plan.arm_models(name))
     model = "${item.model}" if single is None else single
-    if arm.make == "rescore":
+    if arm.make in ("rescore", "attack"):
         stage = more.rescore_stage(plan, name, model)
     elif arm.make == "rerank":
         stage = more.rerank_stage(plan, arm.of, model)

@@ -28,25 +28,30 @@ _SCORING = (
     "drirl/reward/bank.py",
     "drirl/text.py",
 )
+_ATTACKING = tuple(path for path in _SCORING if path.startswith("drirl/") and path != "drirl/evaluate")
 _HARDWARE = ["run.threads", "run.device", "run.dtype"]
 _PROMPTS = f"{_OUT}/data/prompts.jsonl"
 
 
 def rescore_stage(plan: Plan, name: str, model: str) -> dict[str, Any]:
-    """Return the stage of an arm that scores another arm's policies; ``model`` is a name or a template."""
+    """Return the stage of an arm that scores or attacks policies; ``model`` is a name or a template."""
     of = plan.arm(name).of
     source = plan.resolve(of)
     folder = _OUT if source.headline else f"{_OUT}/arms/{of}"
     policies = "base" if source.method == "base" else f"align/{model}/{source.method}"
     policies = f"{_OUT}/base/{model}" if policies == "base" else f"{folder}/{policies}"
+    if plan.arm(name).make == "attack":
+        settings, code = ["attack"], ["drirl/attack", "drirl/generate.py", *_ATTACKING]
+    else:
+        settings, code = ["data.root", "evaluate"], [*_SCORING]
     return {
         "wdir": "..",
         "cmd": f"drirl experiments run {name} --model {model}",
-        "params": [{ARMS: [f"arms.{name}"]}, "run.seeds", *_HARDWARE, "data.root", "evaluate"],
+        "params": [{ARMS: [f"arms.{name}"]}, "run.seeds", *_HARDWARE, *settings],
         "deps": [
             "drirl/experiments/more.py",
             "drirl/experiments/run.py",
-            *_SCORING,
+            *code,
             _PROMPTS,
             policies,
         ],

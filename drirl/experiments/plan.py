@@ -71,11 +71,12 @@ class Arm(Section):
     ``make`` says what is done. ``train``: train and score, as the headline does. ``route``: the same, but the
     reward comes from a classifier of the prompt, not from its label. ``rescore``: score the policies of
     another arm with other settings. ``rerank``: sample ``n`` replies of them and keep the best one.
+    ``attack``: search for prompts on their weights (``drirl attack``).
     """
 
-    make: Literal["train", "route", "rescore", "rerank"] = "train"
+    make: Literal["train", "route", "rescore", "rerank", "attack"] = "train"
     method: str = Field("", description="train and route: file name in baselines/")
-    of: str = Field("", description="rescore and rerank: arm or method whose policies are used")
+    of: str = Field("", description="the other kinds: arm or method whose policies are used")
     mode: Literal["hard", "soft", "worst"] | None = Field(None, description="route: how rewards are joined")
     n: int | None = Field(None, ge=1, description="rerank: replies per prompt")
     set: dict[str, Any] = Field({}, description="dotted keys of params.yaml and their values")
@@ -87,7 +88,7 @@ class Arm(Section):
     def _parts(self) -> Self:
         own = self.make in ("train", "route")
         if bool(self.method) != own or bool(self.of) == own:
-            raise ValueError("train and route name a 'method', rescore and rerank an arm with 'of'")
+            raise ValueError("train and route name a 'method', the other kinds an arm with 'of'")
         if (self.make == "route") != (self.mode is not None):
             raise ValueError("'mode' is set if, and only if, make is route")
         if (self.make == "rerank") != (self.n is not None):

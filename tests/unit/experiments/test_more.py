@@ -56,7 +56,7 @@ def test_a_page_needs_what_its_arms_stand_on(plan: Plan) -> None:
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"make": "rescore", "method": "sft"}, "rescore and rerank an arm with 'of'"),
+        ({"make": "rescore", "method": "sft"}, "the other kinds an arm with 'of'"),
         ({"method": "sft", "of": "dpo"}, "name a 'method'"),
         ({"make": "route", "method": "dr_irl"}, "'mode' is set if, and only if"),
         ({"make": "rerank", "of": "base"}, "'n' is set if, and only if"),
@@ -74,6 +74,9 @@ def test_stages_of_other_kinds(plan: Plan) -> None:
     assert "${run.out}/arms/stair/align/${item.model}/stair" in attacked["deps"]
     assert "${run.out}/align/${item.model}/dr_irl" in stages["arm-attacked_dr_irl"]["deps"]
     assert "${run.out}/base/${item.model}" in stages["arm-attacked_base"]["deps"]
+    whitebox = stages["arm-whitebox_dr_irl"]
+    assert {"attack", "run.seeds"} <= {p for p in whitebox["params"] if isinstance(p, str)}
+    assert {"drirl/attack", "${run.out}/align/${run.models[0]}/dr_irl"} <= set(whitebox["deps"])
     rerank = stages["rerank-dr_irl"]
     assert [o.split("/")[2] for o in rerank["outs"]] == ["best_1_dr_irl", "best_4_dr_irl", "best_16_dr_irl"]
     assert "${run.out}/arms/routes" in stages["arm-routed_soft"]["deps"]
