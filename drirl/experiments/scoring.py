@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,10 @@ def run_scoring(plan: Plan) -> None:
             if folder is None:
                 continue
             meter = Meter("scoring", f"{model}/{kind}")
-            load, bank = _timed(lambda folder=folder: RewardBank.load(folder, device=device))
+            load, bank = _timed(partial(RewardBank.load, folder, device=device))
             _ask(bank, replies[:8])
-            score, _ = _timed(lambda bank=bank: _ask(bank, replies))
-            turns, _ = _timed(lambda folder=folder: _in_turn(folder, replies, device, RewardBank.load))
+            score, _ = _timed(partial(_ask, bank, replies))
+            turns, _ = _timed(partial(_in_turn, folder, replies, device, RewardBank.load))
             report["kinds"][kind] = {
                 "parameters": sum(p.numel() for p in bank.parameters()),
                 "bytes": sum(f.stat().st_size for f in sorted(folder.rglob("*.safetensors"))),
@@ -63,7 +64,7 @@ def run_scoring(plan: Plan) -> None:
         path, revision = policy_path(params.run.out, model)
         policy = load_policy(path, device, params.run.dtype, revision)
         meter = Meter("scoring", f"{model}/judge")
-        seconds, tokens = _timed(lambda: _judge(policy, replies))
+        seconds, tokens = _timed(partial(_judge, policy, replies))
         meter.generated_tokens = tokens
         report["kinds"]["judge"] = {
             "parameters": sum(p.numel() for p in policy[0].parameters()),
