@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from drirl import __version__
+from drirl.attack.commands import attack
 from drirl.data.commands import app as data_app
 from drirl.errors import DrirlError, nearest
 from drirl.experiments.commands import experiments_app
@@ -38,6 +39,7 @@ app.add_typer(profile_app, name="profile")
 app.add_typer(data_app, name="data")
 app.add_typer(experiments_app, name="experiments")
 app.add_typer(judge_app, name="judge")
+app.command()(attack)
 
 Model = Annotated[str | None, typer.Option(help="Name under base.models.")]
 Method = Annotated[str | None, typer.Option(help="File name in baselines/, without .py.")]

@@ -11,6 +11,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from drirl.align.settings import AlignSettings
+from drirl.attack.settings import AttackSettings
 from drirl.base.settings import BaseSettings
 from drirl.compare.settings import CompareSettings
 from drirl.data.settings import DataSettings
@@ -48,6 +49,7 @@ class Params(Section):
     reward: RewardSettings
     align: AlignSettings
     evaluate: EvaluateSettings
+    attack: AttackSettings = AttackSettings()
     compare: CompareSettings
     judge: JudgeSettings = JudgeSettings()
 

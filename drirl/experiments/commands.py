@@ -35,9 +35,52 @@ def run(
     model: Annotated[str, typer.Option(help="Name under base.models.")],
 ) -> None:
     """Train and score one arm on one model; experiments/dvc.yaml calls this."""
-    from drirl.experiments.run import run_arm
+    from drirl.experiments.more import run_any
 
-    run_arm(_plan(), arm, model)
+    run_any(_plan(), arm, model)
+
+
+@experiments_app.command()
+def rerank(
+    of: Annotated[str, typer.Argument(help="Arm or method whose policies are sampled.")],
+    model: Annotated[str, typer.Option(help="Name under base.models.")],
+) -> None:
+    """Sample the policies of an arm and keep the best of N; experiments/dvc.yaml calls this."""
+    from drirl.experiments.best_of import run_best_of
+
+    run_best_of(_plan(), of, model)
+
+
+@experiments_app.command()
+def routes() -> None:
+    """Classify the training prompts for the routed arms; experiments/dvc.yaml calls this."""
+    from drirl.experiments.routing import make_routes
+
+    make_routes(_plan())
+
+
+@experiments_app.command()
+def grid() -> None:
+    """Train and score the grid of settings of question 14; experiments/dvc.yaml calls this."""
+    from drirl.experiments.grid import run_grid
+
+    run_grid(_plan())
+
+
+@experiments_app.command()
+def scoring() -> None:
+    """Measure what asking each kind of reward costs; experiments/dvc.yaml calls this."""
+    from drirl.experiments.scoring import run_scoring
+
+    run_scoring(_plan())
+
+
+@experiments_app.command()
+def cross() -> None:
+    """Score human-written pairs with the category rewards; experiments/dvc.yaml calls this."""
+    from drirl.experiments.cross import run_cross
+
+    run_cross(_plan())
 
 
 @experiments_app.command()

@@ -13,7 +13,7 @@ from typing import Any
 
 from drirl.compare.cost import Cost, read_costs
 from drirl.experiments.page import folder_of
-from drirl.experiments.pipeline import PIPELINE, stage_of_arm, stage_of_rewards
+from drirl.experiments.pipeline import PIPELINE, stage_of, stage_of_rewards
 from drirl.experiments.plan import Plan
 
 __all__ = ["Line", "changed_stages", "estimate_arm", "lines", "show"]
@@ -22,6 +22,10 @@ ALIGN_CPU_S = {"sft": 15.0, "dpo": 20.0, "dpo_s": 25.0, "sacpo": 30.0, "kto": 20
 """CPU seconds of one seed on one of two cores, profile tiny, where nothing was measured; others: 55."""
 
 OTHER_ALIGN_CPU_S, EVALUATE_CPU_S, REWARD_CPU_S, START_S = 55.0, 12.0, 290.0, 9.0
+RERANK_CPU_S, ROUTES_CPU_S, CROSS_CPU_S, ATTACK_CPU_S = 75.0, 60.0, 15.0, 120.0
+RESCORE_SHARE, VALIDATION_SHARE = 0.7, 0.5
+"""Cost of scoring attacked, or validation, prompts against that of scoring the test prompts."""
+
 ITERATION_CPU_S = 130.0
 """CPU seconds an outer IRL iteration adds to the rewards of a model, of REWARD_CPU_S with two of them."""
 
@@ -57,7 +61,7 @@ def lines(plan: Plan, *, status: bool = True) -> list[Line]:
         reason = plan.unavailable(experiment)
         arms = [] if experiment.needs else plan.own_arms([name])
         rewards = _rewards(plan, arms)
-        seconds, measured = _cost_of(plan, arms)
+        seconds, measured = _cost_of(plan, arms, [name])
         lacking = [] if reason else plan.lacking(experiment)
         page = plan.root / plan.params.compare.reports / folder_of(name) / f"{name}.md"
         state = "never run"
@@ -90,7 +94,7 @@ def show(plan: Plan, *, status: bool = True) -> str:
         texts.append(f"{line.name:<8} {line.title:<46} {cost:>11}  {state}")
         if line.needs != "headline":
             texts.append(f"{'':<8} needs {line.needs}")
-    total, measured = _cost_of(plan, plan.own_arms())
+    total, measured = _cost_of(plan, plan.own_arms(), list(plan.experiments))
     shared = sum(line.seconds for line in rows)
     arms = plan.own_arms()
     texts.append(
@@ -104,8 +108,15 @@ def show(plan: Plan, *, status: bool = True) -> str:
 
 def estimate_arm(plan: Plan, name: str, model: str) -> tuple[float, bool]:
     """Return the wall seconds of an arm on one model, and whether they were measured."""
-    arm = plan.resolve(name)
+    arm, declared = plan.resolve(name), plan.arm(name)
     seeds = len(arm.params.run.seeds)
+    if declared.of:
+        seeds = 1 if arm.method == "base" else seeds
+        shared = len(plan.rerank_arms(declared.of)) if declared.n is not None else 1
+        known = _per_seed(read_costs(plan.params.run.out), "evaluate", f"{model}/{arm.method}")
+        scored = (known or EVALUATE_CPU_S) * RESCORE_SHARE
+        one = {"rerank": RERANK_CPU_S, "attack": ATTACK_CPU_S}.get(declared.make, scored)
+        return (max(seeds * one / _workers(plan, seeds), one) + START_S) / max(1, shared), False
     own = read_costs(arm.out)
     cell = f"{model}/{arm.method}"
     done = [c for c in own if c.name == cell and c.stage == "align" and c.values.get("wall_s")]
@@ -139,7 +150,8 @@ def changed_stages(root: Path) -> set[str] | None:
 
 def _state(plan: Plan, name: str, arms: list[str], rewards: list[str], changed: set[str]) -> str:
     """Stale if the page's stage or any stage before it changed."""
-    mine = {name, *(stage_of_arm(a) for a in arms), *(stage_of_rewards(plan, r) for r in rewards)}
+    mine = {name, *(stage_of(plan, a) for a in arms), *(stage_of_rewards(plan, r) for r in rewards)}
+    mine |= {f.rpartition("/")[2] for f in plan.experiment(name).reads if f in _STAGES}
     variants = [plan.arm(a).data for a in arms] + [plan.reward_variant(r).data for r in rewards]
     mine |= {f"data-{d}" for d in variants if d}
     for stage in changed:
@@ -153,8 +165,10 @@ def _state(plan: Plan, name: str, arms: list[str], rewards: list[str], changed: 
     return "current"
 
 
-def _cost_of(plan: Plan, arms: list[str]) -> tuple[float, bool]:
-    seconds, measured = 0.0, True
+def _cost_of(plan: Plan, arms: list[str], experiments: list[str]) -> tuple[float, bool]:
+    reads = {folder for name in experiments for folder in plan.experiment(name).reads}
+    seconds = sum(_STAGES[folder](plan) for folder in sorted(reads) if folder in _STAGES)
+    measured = not seconds
     for arm in arms:
         for model in plan.arm_models(arm):
             own, known = estimate_arm(plan, arm, model)
@@ -168,6 +182,27 @@ def _cost_of(plan: Plan, arms: list[str]) -> tuple[float, bool]:
     for costs in groups.values():
         seconds += max(max(costs), sum(costs) / _cores(plan)) + START_S
     return seconds, measured
+
+
+def _grid_seconds(plan: Plan) -> float:
+    from drirl.experiments.grid import cells
+
+    known = read_costs(plan.params.run.out)
+    total = 0.0
+    for cell in cells(plan) if plan.grid is not None else []:
+        name = f"{cell.model}/{cell.method}"
+        align = _per_seed(known, "align", name) or ALIGN_CPU_S.get(cell.method, OTHER_ALIGN_CPU_S)
+        total += align + VALIDATION_SHARE * (_per_seed(known, "evaluate", name) or EVALUATE_CPU_S)
+    return total / _cores(plan) + START_S
+
+
+_STAGES = {
+    "arms/cross": lambda plan: CROSS_CPU_S,
+    "arms/grid": _grid_seconds,
+    "arms/routes": lambda plan: ROUTES_CPU_S,
+    "arms/scoring": lambda plan: CROSS_CPU_S,
+}
+"""Folder that a page reads -> seconds of the stage that writes it, where it is no arm."""
 
 
 def _reward_seconds(plan: Plan, name: str, model: str) -> tuple[float, bool]:

@@ -57,6 +57,16 @@ _ALL = (
         (("drirl_tiny_contrast", "false_refusal_rate"), ("xstest_safe", "false_refusal_rate")),
     ),
     Measure("help", "Helpfulness", (("drirl_tiny_help", "accuracy"), ("drirl_gsm8k", "exact_match"))),
+    Measure(
+        "refusal_transfer",
+        "Refusal, transferred templates",
+        (("drirl_jailbreak_transfer", "refusal_rate"),),
+    ),
+    Measure("refusal_dra", "Refusal, disguise and reconstruct", (("drirl_jailbreak_dra", "refusal_rate"),)),
+    Measure("refusal_gcg", "Refusal, GCG", (("gcg", "refusal_rate"),)),
+    Measure("refusal_autodan", "Refusal, AutoDAN-style", (("autodan", "refusal_rate"),)),
+    Measure("success_gcg", "Attack succeeds, GCG", (("gcg", "attack_success_rate"),)),
+    Measure("success_autodan", "Attack succeeds, AutoDAN-style", (("autodan", "attack_success_rate"),)),
     Measure("degenerate", "Degenerate", ((ALL, "degenerate_rate"),)),
 )
 MEASURES = {measure.name: measure for measure in _ALL}

@@ -319,8 +319,8 @@ def _label(name: str) -> str:
     kinds = {"table": "Table", "fig": "Figure", "q": "Question"}
     for prefix, word in kinds.items():
         rest = name.removeprefix(prefix)
-        if rest != name and rest.isdigit():
-            return f"{word} {int(rest)}"
+        if rest != name and rest[:1].isdigit():
+            return f"{word} {rest.lstrip('0')}"
     return name
 
 

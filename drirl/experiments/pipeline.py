@@ -7,12 +7,13 @@ from typing import Any
 
 import yaml
 
+from drirl.experiments import pipeline_more as more
 from drirl.experiments.page import folder_of
 from drirl.experiments.plan import ARMS, EXPERIMENTS, FOLDER, Plan
 from drirl.experiments.replication import CLAIMS
 from drirl.records import atomic_write
 
-__all__ = ["PIPELINE", "build", "render", "stage_of_arm", "stage_of_rewards", "write_pipeline"]
+__all__ = ["PIPELINE", "build", "render", "stage_of", "stage_of_arm", "stage_of_rewards", "write_pipeline"]
 
 PIPELINE = f"{FOLDER}/dvc.yaml"
 _HEADER = """\
@@ -51,6 +52,12 @@ def stage_of_arm(name: str) -> str:
     return f"arm-{name}"
 
 
+def stage_of(plan: Plan, name: str) -> str:
+    """Return the name of the stage that runs an arm; arms that rerank the same policies share it."""
+    arm = plan.arm(name)
+    return f"rerank-{arm.of}" if arm.make == "rerank" else stage_of_arm(name)
+
+
 def stage_of_rewards(plan: Plan, name: str) -> str:
     """Return the name of the stage that learns a reward variant; variants learnt together share it."""
     return f"reward-{plan.reward_variant(name).together or name}"
@@ -68,7 +75,14 @@ def build(plan: Plan) -> dict[str, Any]:
     for stage in dict.fromkeys(stage_of_rewards(plan, r) for r in rewards):
         stages[stage] = _reward_stage(plan, [r for r in rewards if stage_of_rewards(plan, r) == stage])
     for name in arms:
-        stages[stage_of_arm(name)] = _arm_stage(plan, name)
+        stages.setdefault(stage_of(plan, name), _stage(plan, name))
+    model = "${run.models[0]}"
+    if any(plan.arm(a).make == "route" for a in arms):
+        stages["routes"] = more.routes_stage()
+    if plan.grid is not None:
+        stages["grid"] = more.grid_stage(plan, _arm_stage(plan, next(iter(plan.grid.methods))), model)
+    stages["cross"] = more.cross_stage(model)
+    stages["scoring"] = more.scoring_stage(plan, model, rewards)
     for name in plan.experiments:
         stages[name] = _page_stage(plan, name)
     stages["replication"] = _replication_stage(plan)
@@ -126,6 +140,21 @@ def _reward_stage(plan: Plan, names: list[str]) -> dict[str, Any]:
     }
 
 
+def _stage(plan: Plan, name: str) -> dict[str, Any]:
+    """Return the stage of an arm of any kind."""
+    arm = plan.arm(name)
+    single = _models(plan, plan.arm_models(name))
+    model = "${item.model}" if single is None else single
+    if arm.make in ("rescore", "attack"):
+        stage = more.rescore_stage(plan, name, model)
+    elif arm.make == "rerank":
+        stage = more.rerank_stage(plan, arm.of, model)
+    else:
+        stage = _arm_stage(plan, name)
+        return more.route_stage(stage) if arm.make == "route" else stage
+    return {"matrix": {"model": "${run.models}"}, **stage} if single is None else stage
+
+
 def _arm_stage(plan: Plan, name: str) -> dict[str, Any]:
     arm, method = plan.arm(name), plan.resolve(name).method
     own = [{ARMS: [f"arms.{name}"]}] if name in plan.arms else []
@@ -179,7 +208,8 @@ def _page_stage(plan: Plan, name: str) -> dict[str, Any]:
         deps += [f"{_OUT}/evaluate", *([f"{_OUT}/align"] if logs else [])]
     if not experiment.needs:
         for arm in own:
-            deps += [f"{_OUT}/arms/{arm}/evaluate", *([f"{_OUT}/arms/{arm}/align"] if logs else [])]
+            trained = logs and not plan.arm(arm).of
+            deps += [f"{_OUT}/arms/{arm}/evaluate", *([f"{_OUT}/arms/{arm}/align"] if trained else [])]
         deps += [f"{_OUT}/{folder}" for folder in experiment.reads]
         variants = [r for a in own if (r := plan.arm(a).rewards) and plan.reward_variant(r).make == "learn"]
         deps += [f"{_OUT}/arms/reward-{r}/reward" for r in dict.fromkeys(variants) if logs]

@@ -18,7 +18,17 @@ from drirl.config import Params, validate
 from drirl.errors import DrirlError, nearest
 from drirl.settings import Section
 
-__all__ = ["Arm", "Contrast", "DataVariant", "Experiment", "Plan", "Resolved", "RewardVariant", "load_plan"]
+__all__ = [
+    "Arm",
+    "Contrast",
+    "DataVariant",
+    "Experiment",
+    "Grid",
+    "Plan",
+    "Resolved",
+    "RewardVariant",
+    "load_plan",
+]
 
 FOLDER = "experiments"
 ARMS = f"{FOLDER}/arms.yaml"
@@ -56,13 +66,47 @@ class RewardVariant(Section):
 
 
 class Arm(Section):
-    """A method with other settings, rewards or data than the headline replication."""
+    """A method with other settings, rewards or data than the headline replication.
 
-    method: str
+    ``make`` says what is done. ``train``: train and score, as the headline does. ``route``: the same, but the
+    reward comes from a classifier of the prompt, not from its label. ``rescore``: score the policies of
+    another arm with other settings. ``rerank``: sample ``n`` replies of them and keep the best one.
+    ``attack``: search for prompts on their weights (``drirl attack``).
+    """
+
+    make: Literal["train", "route", "rescore", "rerank", "attack"] = "train"
+    method: str = Field("", description="train and route: file name in baselines/")
+    of: str = Field("", description="the other kinds: arm or method whose policies are used")
+    mode: Literal["hard", "soft", "worst"] | None = Field(None, description="route: how rewards are joined")
+    n: int | None = Field(None, ge=1, description="rerank: replies per prompt")
     set: dict[str, Any] = Field({}, description="dotted keys of params.yaml and their values")
     rewards: str | None = Field(None, description="name of a reward variant; null: the headline's rewards")
     data: str | None = Field(None, description="name of a data variant; null: the headline's data")
     why: str = ""
+
+    @model_validator(mode="after")
+    def _parts(self) -> Self:
+        own = self.make in ("train", "route")
+        if bool(self.method) != own or bool(self.of) == own:
+            raise ValueError("train and route name a 'method', the other kinds an arm with 'of'")
+        if (self.make == "route") != (self.mode is not None):
+            raise ValueError("'mode' is set if, and only if, make is route")
+        if (self.make == "rerank") != (self.n is not None):
+            raise ValueError("'n' is set if, and only if, make is rerank")
+        if self.make != "train" and (self.rewards is not None or self.data is not None):
+            raise ValueError(f"'{self.make}' works on the rewards and data that are there")
+        return self
+
+
+class Grid(Section):
+    """The same grid of settings for every method, scored on the validation split (question 14).
+
+    ``methods``: dotted keys of params.yaml and the values tried; the cells are all their combinations.
+    """
+
+    seed: int = Field(0, ge=0, description="the one seed each cell is trained with")
+    max_degenerate: float = Field(0.03, ge=0, le=1, description="cells above it are not chosen")
+    methods: dict[str, dict[str, list[float]]]
 
 
 class Contrast(Section):
@@ -109,6 +153,7 @@ class _Arms(Section):
     data: dict[str, DataVariant] = Field({})
     rewards: dict[str, RewardVariant] = Field({})
     arms: dict[str, Arm] = Field({})
+    grid: Grid | None = None
 
 
 class _Experiments(Section):
@@ -144,6 +189,7 @@ class Plan:
     rewards: Mapping[str, RewardVariant]
     arms: Mapping[str, Arm]
     experiments: Mapping[str, Experiment]
+    grid: Grid | None = None
 
     @property
     def out(self) -> Path:
@@ -184,6 +230,8 @@ class Plan:
 
         arm = self.arm(name)
         where = f"{ARMS}: arms.{name}"
+        if arm.of:
+            return self._on_top(name, arm, where)
         method = find_method(arm.method, self.root / "baselines")
         if arm.method not in self.params.align.methods:
             raise DrirlError(
@@ -197,7 +245,7 @@ class Plan:
             self.data_variant(arm.data)
         if arm.rewards is not None:
             self.reward_params(arm.rewards)
-        same = values == self.params and arm.data is None and arm.rewards is None
+        same = values == self.params and arm == Arm(method=arm.method)
         headline = same and arm.method in self.params.run.methods
         out = self.params.run.out if headline else self.out / name
         if not headline:
@@ -209,6 +257,20 @@ class Plan:
                 }
             )
         return Resolved(name, arm.method, values, headline, out)
+
+    def _on_top(self, name: str, arm: Arm, where: str) -> Resolved:
+        """Return what an arm on another arm's policies runs as."""
+        if self.arm(arm.of).of:
+            raise DrirlError(f"{where}: 'of' names an arm that trains nothing itself")
+        source = self.resolve(arm.of)
+        values = overlay(self.params, {**self.arm(arm.of).set, **arm.set}, where)
+        values = values.model_copy(
+            update={
+                "run": values.run.model_copy(update={"out": self.out / name, "methods": [source.method]}),
+                "evaluate": values.evaluate.model_copy(update={"mean_reward": False}),
+            }
+        )
+        return Resolved(name, source.method, values, False, self.out / name)
 
     def data_variant(self, name: str) -> DataVariant:
         """Return a data variant, or raise a DrirlError that lists the known ones."""
@@ -270,9 +332,18 @@ class Plan:
         found: dict[str, None] = {}
         for name in self.experiments if names is None else names:
             for arm in self.experiment(name).arms.values():
-                if not self.problem(arm) and not self.resolve(arm).headline:
-                    found[arm] = None
+                if self.problem(arm):
+                    continue
+                of = self.arm(arm).of
+                for needed in (of, arm) if of else (arm,):
+                    if not self.resolve(needed).headline:
+                        found[needed] = None
         return list(found)
+
+    def rerank_arms(self, of: str) -> list[str]:
+        """Return the arms that rerank the policies of ``of``; they share their samples."""
+        used = dict.fromkeys(arm for e in self.experiments.values() for arm in e.arms.values())
+        return [a for a in used if a in self.arms and self.arms[a].n is not None and self.arms[a].of == of]
 
     def models_of(self, experiment: Experiment) -> list[str]:
         """Return the models an experiment is about; ``smallest`` by the size its settings give."""
@@ -285,7 +356,9 @@ class Plan:
         """Return the models on which some experiment needs an arm, in the order of run.models."""
         wanted: set[str] = set()
         for experiment in self.experiments.values():
-            if arm in experiment.arms.values():
+            if arm in experiment.arms.values() or any(
+                other in self.arms and self.arms[other].of == arm for other in experiment.arms.values()
+            ):
                 wanted.update(self.models_of(experiment))
         return [model for model in self.params.run.models if model in wanted]
 
@@ -323,7 +396,7 @@ def load_plan(root: Path, params: Params) -> Plan:
         if key in seen:
             raise DrirlError(f"{ARMS}: arms.{name} is the same as arms.{seen[key]}; keep one")
         seen[key] = name
-    plan = Plan(root, params, arms.data, arms.rewards, arms.arms, experiments.experiments)
+    plan = Plan(root, params, arms.data, arms.rewards, arms.arms, experiments.experiments, arms.grid)
     for name, experiment in plan.experiments.items():
         for arm_name in experiment.arms.values():
             if arm_name in plan.arms or (root / "baselines" / f"{arm_name}.py").is_file():

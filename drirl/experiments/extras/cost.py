@@ -8,8 +8,10 @@ from drirl.compare.cost import read_costs
 from drirl.compare.names import escape
 from drirl.experiments.gather import Gathered
 from drirl.experiments.page import MISSING, Section, markdown_table
+from drirl.experiments.scoring import measured
+from drirl.records import read_json
 
-__all__ = ["cost_accounting"]
+__all__ = ["cost_accounting", "scoring_cost"]
 
 
 def cost_accounting(found: Gathered, target: Path) -> Section:
@@ -46,6 +48,52 @@ def cost_accounting(found: Gathered, target: Path) -> Section:
     return Section(
         "## Costs\n\n" + markdown_table(heads, lines) + "\n\nMeans of what was measured last.", answers
     )
+
+
+def scoring_cost(found: Gathered, target: Path) -> Section:
+    """What asking each kind of reward costs: held at once, loaded in turn, or an LLM judge."""
+    plan = found.plan
+    path = plan.out / "scoring" / "report.json"
+    if not path.is_file():
+        return Section(f"## Asking for a reward\n\n{MISSING}: the stage `scoring` has not run.")
+    report = read_json(path)
+    names = {
+        "single": "one reward",
+        "heads": "seven heads on one trunk",
+        "adapters": "seven adapters on one base",
+        "separate": "seven models",
+        "judge": "the base policy as a judge",
+    }
+    lines = []
+    for kind, name in names.items():
+        counts = report["kinds"].get(kind)
+        seconds = measured(plan, kind)
+        lines.append(
+            [
+                name,
+                f"{counts['parameters'] / 1e6:.2f}" if counts else MISSING,
+                *(
+                    f"{1000 * seconds[key] / report['n']:.2f}" if counts and key in seconds else MISSING
+                    for key in ("score_s", "in_turn_s")
+                ),
+                str(counts.get("generated_tokens", 0)) if counts else MISSING,
+            ]
+        )
+    heads = [
+        "Reward",
+        "Parameters held (millions)",
+        "All held: ms per reply",
+        "Loaded in turn: ms per reply",
+        "Tokens written",
+    ]
+    note = (
+        f"{escape(report['model'])}, the same {report['n']} replies, seven categories. In turn: the "
+        f"rewards are "
+        "loaded anew for each category. Times are of one machine with others at work; no hash covers "
+        "them. The "
+        "judge's verdicts are not used."
+    )
+    return Section(f"## Asking for a reward\n\n{markdown_table(heads, lines)}\n\n{note}")
 
 
 def _mean(costs: object, prefix: str) -> float:

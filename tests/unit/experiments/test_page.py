@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -87,8 +88,11 @@ def test_differences_sought_in_many_places_are_wider(plan: Plan, write_cell: Cal
 
 def test_nothing_run_and_not_available(plan: Plan) -> None:
     assert "Not run" in write_page(plan, "table3")[0].read_text()
-    text = write_page(plan, "q11")[0].read_text()
+    lacking = plan.experiment("q11").model_copy(update={"needs": "human-written pairs"})
+    without = replace(plan, experiments={**plan.experiments, "q11": lacking})
+    text = write_page(without, "q11")[0].read_text()
     assert "Not available: needs human-written pairs" in text
+    assert not any(experiment.needs for experiment in plan.experiments.values())
     with pytest.raises(DrirlError, match="unknown experiment 'q15'"):
         write_page(plan, "q15")
 

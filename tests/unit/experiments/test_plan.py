@@ -16,7 +16,7 @@ from drirl.profiles import differences
 
 ROOT = Path(__file__).resolve().parents[3]
 NAMES = [
-    *(f"table{i}" for i in range(1, 9)),
+    *(f"table{i}" for i in (1, 2, 3, 4, "4b", 5, 6, 7, 8)),
     *(f"fig{i}" for i in (3, 4, 5)),
     *(f"q{i:02d}" for i in range(1, 15)),
 ]

@@ -1,0 +1,196 @@
+"""Stages of what is no plain training: routed, rescored and reranked arms, the grid, the real pairs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drirl.experiments.plan import ARMS, Plan
+
+__all__ = [
+    "cross_stage",
+    "grid_stage",
+    "rerank_stage",
+    "rescore_stage",
+    "route_stage",
+    "routes_stage",
+    "scoring_stage",
+]
+
+_OUT = "${run.out}"
+_SCORING = (
+    "benchmarks",
+    "drirl/evaluate",
+    "drirl/data/check.py",
+    "drirl/detect.py",
+    "drirl/models.py",
+    "drirl/parallel.py",
+    "drirl/records.py",
+    "drirl/reward/bank.py",
+    "drirl/text.py",
+)
+_ATTACKING = tuple(path for path in _SCORING if path.startswith("drirl/") and path != "drirl/evaluate")
+_HARDWARE = ["run.threads", "run.device", "run.dtype"]
+_PROMPTS = f"{_OUT}/data/prompts.jsonl"
+
+
+def rescore_stage(plan: Plan, name: str, model: str) -> dict[str, Any]:
+    """Return the stage of an arm that scores or attacks policies; ``model`` is a name or a template."""
+    of = plan.arm(name).of
+    source = plan.resolve(of)
+    folder = _OUT if source.headline else f"{_OUT}/arms/{of}"
+    policies = "base" if source.method == "base" else f"align/{model}/{source.method}"
+    policies = f"{_OUT}/base/{model}" if policies == "base" else f"{folder}/{policies}"
+    if plan.arm(name).make == "attack":
+        settings, code = ["attack"], ["drirl/attack", "drirl/generate.py", *_ATTACKING]
+    else:
+        settings, code = ["data.root", "evaluate"], [*_SCORING]
+    return {
+        "wdir": "..",
+        "cmd": f"drirl experiments run {name} --model {model}",
+        "params": [{ARMS: [f"arms.{name}"]}, "run.seeds", *_HARDWARE, *settings],
+        "deps": [
+            "drirl/experiments/more.py",
+            "drirl/experiments/run.py",
+            *code,
+            _PROMPTS,
+            policies,
+        ],
+        "outs": [f"{_OUT}/arms/{name}/evaluate/{model}/{source.method}"],
+    }
+
+
+def rerank_stage(plan: Plan, of: str, model: str) -> dict[str, Any]:
+    """Return the stage that reranks the policies of an arm, for every N at once."""
+    source = plan.resolve(of)
+    names = plan.rerank_arms(of)
+    folder = _OUT if source.headline else f"{_OUT}/arms/{of}"
+    trained = [] if source.method == "base" else [f"{folder}/align/{model}/{source.method}"]
+    return {
+        "wdir": "..",
+        "cmd": f"drirl experiments rerank {of} --model {model}",
+        "params": [
+            {ARMS: [f"arms.{name}" for name in names]},
+            "run.seeds",
+            *_HARDWARE,
+            "evaluate.split",
+            "evaluate.max_new_tokens",
+        ],
+        "deps": [
+            "drirl/experiments/best_of.py",
+            "drirl/serve/rerank.py",
+            "drirl/serve/routed.py",
+            "drirl/generate.py",
+            *(path for path in _SCORING if path not in ("benchmarks", "drirl/evaluate")),
+            _PROMPTS,
+            f"{_OUT}/base/{model}",
+            f"{_OUT}/reward/{model}/irl",
+            *trained,
+        ],
+        "outs": [f"{_OUT}/arms/{name}/evaluate/{model}/{source.method}" for name in names],
+    }
+
+
+def route_stage(stage: dict[str, Any]) -> dict[str, Any]:
+    """Return the stage of a routed arm, from what it would be with labels."""
+    more = (
+        *(f"drirl/experiments/{name}.py" for name in ("jobs", "more", "routed_trainer", "routing")),
+        "drirl/experiments/methods",
+        "drirl/serve/routed.py",
+        "drirl/serve/router.py",
+        f"{_OUT}/arms/routes",
+    )
+    # The method's file is another one, so a change of the baseline's does not matter.
+    kept = [d for d in stage["deps"] if not d.startswith("baselines/")]
+    outs = [next(iter(out)) if isinstance(out, dict) else out for out in stage["outs"]]
+    return {**stage, "deps": [*kept, *more], "outs": outs}
+
+
+def routes_stage() -> dict[str, Any]:
+    """Return the stage that classifies the training prompts."""
+    return {
+        "wdir": "..",
+        "cmd": "drirl experiments routes",
+        "params": ["run.seed", "data.encoder"],
+        "deps": [
+            "drirl/experiments/routing.py",
+            "drirl/hardness/encoder.py",
+            "drirl/reward/reliability.py",
+            "drirl/serve/router.py",
+            "drirl/records.py",
+            _PROMPTS,
+        ],
+        "outs": [f"{_OUT}/arms/routes"],
+    }
+
+
+def grid_stage(plan: Plan, arm: dict[str, Any], model: str) -> dict[str, Any]:
+    """Return the stage of the grid, with the code that ``arm``, the stage of an arm, depends on."""
+    assert plan.grid is not None
+    kept = [d for d in arm["deps"] if not d.startswith(("baselines/", _OUT))]
+    return {
+        "wdir": "..",
+        "cmd": "drirl experiments grid",
+        "params": [
+            {ARMS: ["grid"]},
+            *_HARDWARE,
+            "data.disjoint",
+            "data.encoder",
+            "data.root",
+            "align.shared",
+            *(f"align.methods.{method}" for method in plan.grid.methods),
+            "evaluate",
+        ],
+        "deps": [
+            *(f"baselines/{method}.py" for method in plan.grid.methods),
+            "drirl/experiments/grid.py",
+            "drirl/experiments/jobs.py",
+            *kept,
+            _PROMPTS,
+            f"{_OUT}/data/demos.jsonl",
+            f"{_OUT}/base/{model}",
+            *(f"{_OUT}/reward/{model}/{part}" for part in ("irl", "static")),
+        ],
+        "outs": [{f"{_OUT}/arms/grid": {"persist": True}}],
+    }
+
+
+def scoring_stage(plan: Plan, model: str, learnt: list[str]) -> dict[str, Any]:
+    """Return the stage that measures what asking for a reward costs; ``learnt``: reward variants run."""
+    kinds = [kind for kind in ("single", "adapters", "separate") if kind in learnt]
+    return {
+        "wdir": "..",
+        "cmd": "drirl experiments scoring",
+        "params": [*_HARDWARE, "evaluate.split", "reward.sharing"],
+        "deps": [
+            "drirl/experiments/scoring.py",
+            "drirl/generate.py",
+            "drirl/models.py",
+            "drirl/records.py",
+            *(f"drirl/reward/{name}.py" for name in ("bank", "implicit", "sharing")),
+            _PROMPTS,
+            f"{_OUT}/data/demos.jsonl",
+            f"{_OUT}/base/{model}",
+            f"{_OUT}/reward/{model}/irl",
+            *(f"{_OUT}/arms/reward-{kind}/reward/{model}" for kind in kinds),
+        ],
+        "outs": [f"{_OUT}/arms/scoring"],
+    }
+
+
+def cross_stage(model: str) -> dict[str, Any]:
+    """Return the stage that scores human-written pairs."""
+    return {
+        "wdir": "..",
+        "cmd": "drirl experiments cross",
+        "params": ["run.seed", "run.device", "data.root"],
+        "deps": [
+            "drirl/experiments/cross.py",
+            "drirl/data/taxonomy.py",
+            "drirl/models.py",
+            "drirl/records.py",
+            "drirl/reward/bank.py",
+            "drirl/text.py",
+            f"{_OUT}/reward/{model}/irl",
+        ],
+        "outs": [f"{_OUT}/arms/cross"],
+    }

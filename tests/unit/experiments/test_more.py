@@ -1,0 +1,385 @@
+"""Rescored, reranked and routed arms, the grid and human-written pairs: what they are and count."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from drirl.errors import DrirlError
+from drirl.experiments import grid as grids
+from drirl.experiments import scoring
+from drirl.experiments.best_of import LIMITS, choose_prompts, records
+from drirl.experiments.cross import do_not_answer_pairs, hh_pairs, run_cross
+from drirl.experiments.extras.sources import real_pairs
+from drirl.experiments.extras.tuning import tuning_grid
+from drirl.experiments.gather import gather
+from drirl.experiments.grid import cell_name, cells, kendall_tau, score_of, select
+from drirl.experiments.pipeline import build
+from drirl.experiments.plan import Arm, Plan
+from drirl.experiments.routing import Routes, folds_of
+from drirl.generate import Completion
+from drirl.records import Demo, EvalItem, Prompt, write_json, write_jsonl
+from drirl.serve.rerank import Ranked
+
+
+def _prompt(i: int, kind: str = "harmful", category: int = 0, level: str = "direct", **more: Any) -> Prompt:
+    values: dict[str, Any] = {"split": "test", "cluster_id": i, **more}
+    return Prompt(
+        prompt_id=f"{kind}{i:03d}", text=f"{kind} {i}", category=category, kind=kind, level=level, **values
+    )
+
+
+# ------------------------------------------------------------ the arms
+
+
+def test_an_arm_on_another_has_its_policies_and_its_own_folder(plan: Plan) -> None:
+    arm = plan.resolve("attacked_stair")
+    assert (arm.method, arm.headline) == ("stair", False)
+    assert arm.out == plan.out / "attacked_stair"
+    assert arm.params.evaluate.tasks == ["drirl_jailbreak"]
+    assert plan.resolve("dr_irl").params.evaluate.tasks == ["drirl_tiny"]
+
+
+def test_a_page_needs_what_its_arms_stand_on(plan: Plan) -> None:
+    own = plan.own_arms(["table4"])
+    assert own.index("stair") < own.index("attacked_stair")
+    assert "dr_irl" not in own  # a headline cell
+    assert plan.arm_models("stair") == plan.params.run.models
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"make": "rescore", "method": "sft"}, "the other kinds an arm with 'of'"),
+        ({"method": "sft", "of": "dpo"}, "name a 'method'"),
+        ({"make": "route", "method": "dr_irl"}, "'mode' is set if, and only if"),
+        ({"make": "rerank", "of": "base"}, "'n' is set if, and only if"),
+        ({"make": "rescore", "of": "base", "data": "noise_25"}, "works on the rewards and data"),
+    ],
+)
+def test_an_arm_says_what_its_kind_needs(values: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        Arm.model_validate(values)
+
+
+def test_stages_of_other_kinds(plan: Plan) -> None:
+    stages = build(plan)["stages"]
+    attacked = stages["arm-attacked_stair"]
+    assert "${run.out}/arms/stair/align/${item.model}/stair" in attacked["deps"]
+    assert "${run.out}/align/${item.model}/dr_irl" in stages["arm-attacked_dr_irl"]["deps"]
+    assert "${run.out}/base/${item.model}" in stages["arm-attacked_base"]["deps"]
+    whitebox = stages["arm-whitebox_dr_irl"]
+    assert {"attack", "run.seeds"} <= {p for p in whitebox["params"] if isinstance(p, str)}
+    assert {"drirl/attack", "${run.out}/align/${run.models[0]}/dr_irl"} <= set(whitebox["deps"])
+    rerank = stages["rerank-dr_irl"]
+    assert [o.split("/")[2] for o in rerank["outs"]] == ["best_1_dr_irl", "best_4_dr_irl", "best_16_dr_irl"]
+    assert "${run.out}/arms/routes" in stages["arm-routed_soft"]["deps"]
+    assert "${run.out}/arms/grid" in stages["q14"]["deps"]
+    assert all("align" not in dep for dep in stages["q08"]["deps"])
+
+
+# ------------------------------------------------------------ routing
+
+
+def test_a_cluster_is_in_one_fold_and_categories_take_turns() -> None:
+    prompts = [_prompt(i, category=i % 2, split="train", cluster_id=i // 4) for i in range(40)]
+    fold = folds_of(prompts, 5, seed=0)
+    by_cluster: dict[int, set[int]] = {}
+    for prompt, k in zip(prompts, fold, strict=True):
+        by_cluster.setdefault(prompt.cluster_id, set()).add(k)
+    assert all(len(found) == 1 for found in by_cluster.values())
+    assert sorted(fold.count(k) for k in range(5)) == [8] * 5
+    assert fold == folds_of(prompts, 5, seed=0) != folds_of(prompts, 5, seed=1)
+
+
+def test_routes_are_looked_up_by_text(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "routes.jsonl", [{"prompt_id": "a", "text": "x", "probabilities": [0.2, 0.8]}])
+    write_json(tmp_path / "report.json", {"classes": [-1, 3]})
+    routes = Routes.load(tmp_path)
+    assert routes.categories(["x", "x"]) == [3, 3]
+    assert routes.probabilities(["x"]).tolist() == [[0.2, 0.8]]
+    with pytest.raises(DrirlError, match="no route for the prompt 'y'"):
+        routes.probabilities(["y"])
+    write_jsonl(tmp_path / "routes.jsonl", [{"text": "x", "probabilities": [1.0]}])
+    with pytest.raises(DrirlError, match=r"routes.jsonl:1: expected a text and 2 probabilities"):
+        Routes.load(tmp_path)
+
+
+class _Bank:
+    """Two heads; a reply's rewards are its numbers."""
+
+    heads = (-1, 3)
+    input_mode = "answer"
+
+    def columns(self, categories: list[int]) -> torch.Tensor:
+        return torch.tensor([self.heads.index(c) for c in categories])
+
+    def score_all(self, prompts: Any, answers: list[str], *_: Any) -> torch.Tensor:
+        return torch.tensor([[float(v) for v in text.split()] for text in answers])
+
+    def score(self, prompts: Any, answers: list[str], finished: Any, categories: list[int], *_: Any) -> Any:
+        scores = self.score_all(prompts, answers)
+        return scores[torch.arange(len(answers)), self.columns(categories)]
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("soft", 0.2 * 1 + 0.8 * 2), ("hard", 2.0), ("worst", 1.0)])
+def test_a_routed_dataset_has_the_classifiers_category_and_reward(mode: str, expected: float) -> None:
+    from datasets import Dataset
+
+    from drirl.experiments.routed_trainer import routed_dataset
+    from drirl.serve.routed import RoutedReward
+
+    routes: Any = Routes([-1, 3], {"x": [0.2, 0.8]})
+    rows = {
+        "prompt": [[{"role": "user", "content": "x"}]] * 2,
+        "category": [5, 5],
+        "demonstration": ["1 2", "1 2"],
+        "demo_reward": [9.0, 9.0],
+        "prompt_id": ["a", "a"],
+    }
+    found = routed_dataset(Dataset.from_dict(rows), RoutedReward(_Bank(), routes, mode), routes)
+    assert list(found["category"]) == [3, 3]
+    assert list(found["demo_reward"]) == pytest.approx([expected] * 2)
+    assert list(found["prompt_id"]) == ["a", "a"]
+
+
+# ------------------------------------------------------------ reranking
+
+
+def test_reranked_prompts_are_spread_over_categories_and_levels() -> None:
+    prompts = [
+        _prompt(100 * j + 10 * k + i, category=j, level=level)
+        for j in range(7)
+        for k, level in enumerate(("direct", "paraphrased", "disguised"))
+        for i in range(8)
+    ] + [_prompt(i, kind="benign", category=-1, level="") for i in range(60)]
+    chosen = choose_prompts(prompts, "test")
+    harmful = [p for p in chosen if p.kind == "harmful"]
+    assert len(harmful) == LIMITS["harmful"]
+    cells_ = {(p.category, p.level) for p in harmful}
+    assert len(cells_) == 21
+    assert all(sum((p.category, p.level) == cell for p in harmful) == 6 for cell in cells_)
+    assert sum(p.kind == "benign" for p in chosen) == LIMITS["benign"]
+    with pytest.raises(DrirlError, match="no prompt in the split 'val'"):
+        choose_prompts(prompts, "val")
+
+
+def test_records_are_of_the_reply_with_the_largest_reward(plan: Plan) -> None:
+    replies = [
+        Completion("wants: x\n#### Sure, here is how.", True, 5),
+        Completion("I cannot help with that request.", True, 5),
+    ]
+    prompts = [_prompt(1), _prompt(2, kind="task", category=-1, checker="number", reference="4")]
+    answers = [Completion("5", True, 1), Completion("It is 4.", False, 1)]
+    ranked = [Ranked(replies, [0.1, 0.9], 1), Ranked(answers, [0.5, 0.7], 1)]
+    items, runs = records("m", "base", 0, 2, prompts, ranked, plan.params)
+    value = {(i.benchmark, i.metric): i.value for i in items}
+    assert value["drirl_tiny_harmful", "refusal_rate"] == 1.0
+    assert value["drirl_tiny_help", "accuracy"] == 1.0
+    assert value["drirl_tiny_help", "degenerate_rate"] == 1.0  # cut off
+    assert {i.decode["best_of"] for i in items} == {2}
+    assert {(r.metric, r.higher_is_better) for r in runs} == {
+        ("refusal_rate", True),
+        ("accuracy", True),
+        ("degenerate_rate", False),
+    }
+
+
+# ------------------------------------------------------------ the grid
+
+
+def test_the_grid_has_every_combination_and_the_default_once_per_method(plan: Plan) -> None:
+    found = cells(plan)
+    assert len(found) == 3 + 5 * 6
+    assert len({cell.name for cell in found}) == len(found)
+    for method in ("sft", "dpo", "ppo", "grpo", "grpo_irl", "dr_irl"):
+        assert sum(cell.default for cell in found if cell.method == method) == 1
+    one = next(c for c in found if c.name == "grid_ppo_lr0.0003_beta0.12")
+    assert one.params.align.methods["ppo"]["lr"] == 0.0003
+    assert one.params.align.shared.beta == 0.12
+    assert one.params.evaluate.split == "val"
+    assert one.params.run.seeds == [0]
+    assert one.params.run.out == plan.out / "grid" / one.name
+    assert cell_name("dpo", {"align.methods.dpo.lr": 3e-4, "x.beta": 0.1}) == "grid_dpo_lr0.0003_beta0.1"
+
+
+def _item(value: float, metric: str, i: int, *, kind: str = "harmful", level: str = "") -> EvalItem:
+    return EvalItem(
+        run_id="r",
+        method="m",
+        model="t",
+        seed=0,
+        benchmark="b",
+        item_id=f"{kind}{level}{metric}{i}",
+        prompt="p",
+        response="r",
+        metric=metric,
+        value=value,
+        judge="j",
+        kind=kind,
+        level=level,
+        cluster=str(i),
+    )
+
+
+def _items(refusals: tuple[float, float, float], false: tuple[float, float], n: int = 10) -> list[EvalItem]:
+    rows = []
+    for level, share in zip(("direct", "paraphrased", "disguised"), refusals, strict=True):
+        rows += [_item(float(i < share * n), "refusal_rate", i, level=level) for i in range(n)]
+    for kind, share in zip(("benign", "contrast"), false, strict=True):
+        rows += [_item(float(i < share * n), "false_refusal_rate", i, kind=kind) for i in range(n)]
+    return [*rows, *(_item(float(i == 0), "degenerate_rate", i) for i in range(n))]
+
+
+def test_the_score_is_that_of_the_tuning_page() -> None:
+    found = score_of(_items((1.0, 0.8, 0.6), (0.0, 0.2)))
+    assert found["score"] == pytest.approx((1.0 + 0.8 + 0.6) / 3 - (0.0 + 0.2) / 2)
+    assert found["degenerate"] == pytest.approx(0.1)
+    assert "score" not in score_of([_item(1.0, "refusal_rate", 0, level="direct")])
+
+
+def test_the_best_cell_that_is_not_broken_is_chosen() -> None:
+    scores = {
+        "a": {"score": 0.9, "degenerate": 0.2},
+        "b": {"score": 0.8, "degenerate": 0.03},
+        "c": {"score": 0.8, "degenerate": 0.0},
+        "d": {},
+    }
+    assert select(scores, 0.03) == "b"
+    assert select({"a": scores["a"], "d": scores["d"]}, 0.03) is None
+
+
+def test_kendall_tau_by_hand() -> None:
+    assert kendall_tau([1, 2, 3], [1, 2, 3]) == 1.0
+    assert kendall_tau([1, 2, 3], [3, 2, 1]) == -1.0
+    assert kendall_tau([1, 2, 3, 4], [1, 3, 2, 4]) == pytest.approx((5 - 1) / 6)
+    # One tie in the second: (2 - 0) / sqrt(3 * 2).
+    assert kendall_tau([1, 2, 3], [1, 1, 2]) == pytest.approx(2 / math.sqrt(6))
+    assert math.isnan(kendall_tau([1, 1], [1, 2]))
+
+
+def test_the_page_names_the_chosen_cell_and_what_is_missing(plan: Plan, tmp_path: Path) -> None:
+    found = gather(plan, "q14")
+    assert "missing cells" in tuning_grid(found, tmp_path).answers["tau"].replace("Missing", "missing")
+    shares = {"sft": 0.9, "dpo": 0.7, "ppo": 0.5}
+    for cell in grids.cells(plan):
+        if cell.method not in shares:
+            continue
+        out = cell.params.run.out
+        better = 0.1 if cell.changes.get("align.methods.dpo.lr") == 0.0006 else 0.0
+        items = _items((shares[cell.method] + better,) * 3, (0.0, 0.0))
+        items = [item for item in items if item.metric != "degenerate_rate"]
+        write_jsonl(out / "evaluate" / cell.model / cell.method / "items.jsonl", items)
+        write_json(out / "cell.json", {"error": "", "hash": "x"})
+    section = tuning_grid(found, tmp_path)
+    assert "+1.00" in section.answers["tau"]
+    assert "first before: sft; after: sft" in section.answers["tau"]
+    rows = [
+        line for line in section.text.splitlines() if line.startswith("| `dpo`") and "lr = 0.0006" in line
+    ]
+    assert any("chosen" in line and "80 / 80 / 80" in line for line in rows)
+    assert "| `grpo` | lr = 0.00015, beta = 0.04 | missing" in section.text
+
+
+# ------------------------------------------------------------ real pairs
+
+
+def _dialogue(*turns: str) -> str:
+    names = ("Human", "Assistant")
+    return "".join(f"\n\n{names[i % 2]}: {turn}" for i, turn in enumerate(turns))
+
+
+def test_only_one_turn_dialogues_with_one_message_are_pairs(tmp_path: Path) -> None:
+    lines = [
+        {"chosen": _dialogue("q", "no"), "rejected": _dialogue("q", "yes")},
+        {"chosen": _dialogue("q", "a", "q2", "no"), "rejected": _dialogue("q", "a", "q2", "yes")},
+        {"chosen": _dialogue("q", "same"), "rejected": _dialogue("q", "same")},
+        {"chosen": _dialogue("q", "no"), "rejected": _dialogue("other", "yes")},
+    ]
+    path = tmp_path / "hh.jsonl"
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    (pair,) = hh_pairs(path)
+    assert (pair.prompt, pair.safe, pair.unsafe, pair.category) == ("q", "no", "yes", None)
+    path.write_text('{"chosen": "x"}')
+    with pytest.raises(DrirlError, match=r"hh.jsonl:1: expected an object"):
+        hh_pairs(path)
+    with pytest.raises(DrirlError, match="no such file"):
+        do_not_answer_pairs(tmp_path)
+
+
+def test_without_real_data_the_page_says_missing(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DRIRL_DATA", raising=False)
+    run_cross(plan)
+    section = real_pairs(gather(plan, "q11"), tmp_path)
+    assert section.answers["all"] == "missing: set DRIRL_DATA or data.root."
+
+
+def test_accuracy_of_real_pairs_by_source_and_category(plan: Plan, tmp_path: Path) -> None:
+    rows = [
+        {
+            "source": "do_not_answer",
+            "pair_id": f"p{i}",
+            "category": i % 2,
+            "safe": float(i % 4),
+            "unsafe": 0.5,
+            "safe_mean": 1.0,
+            "unsafe_mean": 0.0,
+            "words": [3 + i, 5],
+        }
+        for i in range(40)
+    ]
+    write_jsonl(plan.out / "cross" / "pairs.jsonl", rows)
+    write_json(
+        plan.out / "cross" / "report.json",
+        {
+            "model": "tiny-llama",
+            "missing": "",
+            "context": 128,
+            "counts": {"do_not_answer": {"pairs": 50, "short_enough": 40}},
+        },
+    )
+    section = real_pairs(gather(plan, "q11"), tmp_path)
+    right = float(np.mean([row["safe"] > row["unsafe"] for row in rows]))
+    assert right == 0.75
+    assert "**yes**, 75.0 % of 40 pairs" in section.answers["do_not_answer"]
+    assert "10 of 50 pairs are too long" in section.answers["do_not_answer"]
+    assert "missing, none of 0 pairs" in section.answers["hh_rlhf"]
+    assert "100.0 (" in section.text
+
+
+# ------------------------------------------------------------------------------ asking for rewards
+
+
+def test_replies_that_are_scored_take_turns_over_categories(plan: Plan) -> None:
+    prompts = [_prompt(i, category=i % 3, cluster_id=i) for i in range(9)]
+    prompts += [_prompt(50, kind="benign", category=-1), _prompt(60, split="train")]
+    data = plan.params.run.out / "data"
+    write_jsonl(data / "prompts.jsonl", prompts)
+    demos = [
+        Demo(f"d{p.prompt_id}", p.prompt_id, p.category, [], "No.", "No.", "", "g", "t") for p in prompts
+    ]
+    write_jsonl(data / "demos.jsonl", demos[:-1])
+    found = scoring._replies(data, "test")
+    assert [category for _, _, category in found] == [0, 1, 2] * 3
+    with pytest.raises(DrirlError, match="no harmful prompt with a demonstration in the split 'train'"):
+        scoring._replies(data, "train")
+
+
+def test_rewards_are_the_headlines_or_a_variants(plan: Plan) -> None:
+    headline = plan.params.run.out / "reward" / "tiny-llama" / "irl"
+    assert scoring.bank_folder(plan, "heads", "tiny-llama") is None
+    for folder in (headline, plan.reward_out("single") / "reward" / "tiny-llama" / "irl"):
+        folder.mkdir(parents=True)
+    assert scoring.bank_folder(plan, "heads", "tiny-llama") == headline
+    assert (
+        scoring.bank_folder(plan, "single", "tiny-llama") == plan.out / "reward-single/reward/tiny-llama/irl"
+    )
+    assert scoring.bank_folder(plan, "adapters", "tiny-llama") is None
