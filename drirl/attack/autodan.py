@@ -108,9 +108,14 @@ class Autodan:
         self.forward_passes, self.gradient_passes = [0] * len(items), [0] * len(items)
 
     def advance(self, live: Sequence[int]) -> None:
-        """One generation for every prompt in ``live``; the first one is drawn from the pool."""
+        """One generation for every prompt in ``live``; its first step scores one wrapper of the pool."""
         for i in live:
-            self.populations[i] = self._next(i) if self.populations[i] else self._first(i)
+            if not self.populations[i]:
+                self.populations[i] = self._drawn(i, 1)
+            elif len(self.populations[i]) < self.settings.population:
+                self.populations[i] += self._drawn(i, self.settings.population - 1)
+            else:
+                self.populations[i] = self._next(i)
         fitted = self._fit(live)
         new = [
             (i, message)
@@ -131,11 +136,8 @@ class Autodan:
             if self.scores[i][best] < self.losses[i]:
                 self.losses[i], self.messages[i] = self.scores[i][best], best
 
-    def _first(self, i: int) -> list[Wrapper]:
-        return [
-            tuple(_draw(slot, self.random[i]) for slot in self.pool.slots)
-            for _ in range(self.settings.population)
-        ]
+    def _drawn(self, i: int, count: int) -> list[Wrapper]:
+        return [tuple(_draw(slot, self.random[i]) for slot in self.pool.slots) for _ in range(count)]
 
     def _next(self, i: int) -> list[Wrapper]:
         """Return the next generation; the population is sorted, the best first."""

@@ -89,13 +89,16 @@ class Gcg:
         self.allowed = self._allowed()
 
     def advance(self, live: Sequence[int]) -> None:
-        """One step of algorithm 1 for every prompt in ``live``."""
+        """One step of algorithm 1 for every prompt in ``live``; its first step scores its first suffix."""
         fresh = [i for i in live if self.losses[i] == torch.inf]
         for i, loss in zip(
             fresh, self.scorer.losses([self._ids(i, self.suffixes[i]) for i in fresh]), strict=True
         ):
             self.losses[i] = loss
             self.forward_passes[i] += 1
+        live = sorted(set(live) - set(fresh))
+        if not live:
+            return
         rows = [self._ids(i, self.suffixes[i]) for i in live]
         gradients = self.scorer.suffix_gradients(rows, len(self.after), len(self.suffixes[live[0]])).cpu()
         tried: list[tuple[int, list[int]]] = []

@@ -56,6 +56,8 @@ class Scorer:
 
     def prompt_ids(self, messages: Sequence[str]) -> list[list[int]]:
         """Return the tokens of each message in the chat template, as the policy would be served them."""
+        if not messages:  # the tokenizer takes no empty batch
+            return []
         texts = [self.head + message + self.tail for message in messages]
         return [list(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
 

@@ -15,9 +15,9 @@ class GcgSettings(Section):
     """Greedy coordinate gradient (Zou et al. 2023, arXiv 2307.15043, algorithm 1)."""
 
     steps: PositiveInt = Field(20, description="steps of the search, at most; it ends at the first success")
-    suffix: str = Field("and and and and and and and and", description="first suffix; its tokens are swapped")
+    suffix: str = Field("and and", description="first suffix; its tokens are swapped")
     top_k: PositiveInt = Field(64, description="tokens tried per position, those of steepest descent")
-    candidates: PositiveInt = Field(32, description="suffixes with one swap tried per step and prompt")
+    candidates: PositiveInt = Field(4, description="suffixes with one swap tried per step and prompt")
     ascii_only: bool = Field(True, description="swap in printable ASCII tokens only")
 
 
@@ -25,7 +25,7 @@ class AutodanSettings(Section):
     """Genetic search over wrapper sentences, after AutoDAN (Liu et al. 2023, arXiv 2310.04451)."""
 
     steps: PositiveInt = Field(10, description="generations, at most; the search ends at the first success")
-    population: PositiveInt = Field(24, description="wrappers per prompt")
+    population: PositiveInt = Field(8, description="wrappers per prompt")
     elites: PositiveInt = Field(2, description="best wrappers that enter the next generation unchanged")
     crossover: float = Field(0.5, ge=0, le=1, description="chance that two parents exchange sentences")
     mutation: float = Field(0.3, ge=0, le=1, description="chance that a sentence or a word of it is replaced")

@@ -1,7 +1,7 @@
 """Attack the policies of one (model, method) cell, its seeds side by side.
 
-Out: ``out/attack/<model>/<method>/{items.jsonl, runs.jsonl, steps.jsonl, summary.json}``, read like the records
-of the stage ``evaluate``. The attacking messages go to ``out/attack_texts/<model>/<method>/``, which git
+Out: ``out/attack/<model>/<method>/{items.jsonl, runs.jsonl, steps.jsonl, summary.json}``, read like what
+the stage ``evaluate`` writes. The attacking messages go to ``out/attack_texts/<model>/<method>/``, which git
 ignores and no stage keeps or reads. This module stays light; what needs torch is imported in the workers.
 """
 

@@ -62,13 +62,14 @@ def test_losses_never_rise_and_budgets_are_counted(
     search = searches(scorer, items)[which]
     attacked = run_search(search, scorer, items, 4)
     assert counted == sum(search.forward_passes)
-    most = 1 + 4 * GCG.candidates if which == 0 else 4 * AUTODAN.population
+    most = 1 + 3 * GCG.candidates if which == 0 else 3 * AUTODAN.population
     assert all(6 <= passes <= most for passes in search.forward_passes)
-    assert search.gradient_passes == ([4, 4, 4] if which == 0 else [0, 0, 0])
+    assert search.gradient_passes == ([3, 3, 3] if which == 0 else [0, 0, 0])
     for one in attacked:
         assert [step.step for step in one.steps] == [0, 1, 2, 3, 4]
         assert one.success_step is None
         assert one.steps[0].loss is None
+        assert [step.forward_passes for step in one.steps[:2]] == [0, 1]  # step 1: nothing searched yet
         found = [step.loss for step in one.steps[1:]]
         assert found == sorted(found, reverse=True)
         assert [step.forward_passes for step in one.steps] == sorted(
@@ -108,7 +109,7 @@ def test_a_search_ends_at_the_first_reply_that_is_neither_refusal_nor_broken(
         (False, "", True),
     ]
     assert one.success_step == 2
-    assert search.gradient_passes == [2]
+    assert search.gradient_passes == [1]
 
 
 def test_a_prompt_complied_with_is_not_attacked(
@@ -166,15 +167,26 @@ def test_mutation_draws_from_the_slot_or_swaps_a_synonym() -> None:
     assert mutate(("One dog.", "", "Three."), pool, 0.0, generator(0, "m")) == ("One dog.", "", "Three.")
 
 
+def test_a_generation_without_new_wrappers_costs_nothing(scorer: Scorer, items: list[dict[str, Any]]) -> None:
+    settings = AutodanSettings(population=3, elites=1, crossover=0.0, mutation=0.0)
+    search = Autodan(scorer, items[:1], settings, 0)
+    for _ in range(4):
+        search.advance([0])
+    assert search.forward_passes == [len(search.scores[0])]
+    assert search.forward_passes[0] <= 3
+
+
 def test_wrappers_are_shortened_until_they_fit(loaded: Any, items: list[dict[str, Any]]) -> None:
     scorer = Scorer(*loaded, target="Sure.", max_new_tokens=12, batch_size=16)
     longest = max(len(ids) for ids in scorer.prompt_ids([item["text"] for item in items]))
     scorer.room = longest + 30
     search = Autodan(scorer, items, AutodanSettings(population=20), 0)
     search.advance([0, 1, 2])
+    search.advance([0, 1, 2])
     for scores in search.scores:
         assert all(len(ids) <= scorer.room for ids in scorer.prompt_ids(list(scores)))
     scorer.room = longest
     search = Autodan(scorer, items, AutodanSettings(population=20), 0)
     search.advance([0, 1, 2])
+    assert max(len(ids) for ids in scorer.prompt_ids([m for s in search.scores for m in s])) <= longest
     assert search.messages[1] in search.scores[1]
