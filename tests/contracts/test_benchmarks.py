@@ -427,7 +427,10 @@ def test_bad_files_give_one_clear_error(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", sorted(set(TASKS) - {n for n in TASKS if n.startswith("drirl_tiny_")}))
+BUNDLED = {"drirl_jailbreak_dra", "drirl_jailbreak_transfer"} | {n for n in TASKS if n.startswith("drirl_tiny_")}
+
+
+@pytest.mark.parametrize("name", sorted(set(TASKS) - BUNDLED))
 def test_a_missing_file_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DRIRL_DATA", str(tmp_path))
     monkeypatch.delenv("DRIRL_HUB", raising=False)
