@@ -74,7 +74,10 @@ def test_what_is_missing_is_named(out: Path) -> None:
 
 def test_any_folder_is_scored(restless_policy: Path, out: Path, tmp_path: Path) -> None:
     where = tmp_path / "records"
-    stage.evaluate_path(params(out), model=str(restless_policy), tasks=["drirl_tiny_benign"], output=where)
+    found = stage.evaluate_paths(
+        params(out), models=[str(restless_policy)], tasks=["drirl_tiny_benign"], output=where
+    )
+    assert list(found) == [where]
     (run, _) = read_jsonl(where / "runs.jsonl", RunRecord)
     assert (run.model, run.method, run.benchmark) == (restless_policy.name, "external", "drirl_tiny_benign")
     assert run.config["evaluate"]["tasks"] == ["drirl_tiny_benign"]
@@ -85,8 +88,13 @@ def test_any_folder_is_scored(restless_policy: Path, out: Path, tmp_path: Path) 
 def test_a_folder_that_is_no_model_is_one_line_and_leaves_nothing(out: Path, tmp_path: Path) -> None:
     (tmp_path / "not-a-model").mkdir()
     with pytest.raises(DrirlError, match="is not a folder or hub id of a") as error:
-        stage.evaluate_path(
-            params(out), model=str(tmp_path / "not-a-model"), tasks=["drirl_tiny_help"], output=tmp_path / "r"
+        list(
+            stage.evaluate_paths(
+                params(out),
+                models=[str(tmp_path / "not-a-model")],
+                tasks=["drirl_tiny_help"],
+                output=tmp_path / "r",
+            )
         )
     assert "\n" not in str(error.value)
     assert not (tmp_path / "r").exists()
