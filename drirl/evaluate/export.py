@@ -168,6 +168,7 @@ def lm_eval_results(runs: Sequence[RunRecord]) -> dict[str, Any]:
         "config": {
             "model": "drirl",
             "model_args": {"pretrained": name, "dtype": first.config.get("dtype")},
+            "model_num_parameters": None,
             "model_dtype": first.config.get("dtype"),
             "model_revision": first.policy_hash or None,
             "model_sha": first.policy_hash,

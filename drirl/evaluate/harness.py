@@ -288,13 +288,15 @@ def load_tasks(settings: EvaluateSettings, *, benchmarks: Path, out: Path, data_
                 if name not in known:
                     hint = nearest(name, known) + _unread(benchmarks)
                     raise DrirlError(f"evaluate.{where}: unknown task '{name}'; {hint}")
-        tasks: dict[str, Any] = dict(manager.load(list(settings.tasks))["tasks"])
+        try:
+            tasks: dict[str, Any] = dict(manager.load(list(settings.tasks))["tasks"])
+        except IndexError:  # lm-eval looks at the first item
+            raise DrirlError(
+                f"evaluate.tasks: one of {', '.join(settings.tasks)} has no items; "
+                "check its data or leave it out"
+            ) from None
     check_output_types(tasks)
     for name, task in tasks.items():
-        if len(task.eval_docs) == 0:
-            raise DrirlError(
-                f"{name}: the task has no items; leave it out of evaluate.tasks or check its data"
-            )
         if task.OUTPUT_TYPE == "generate_until":
             length = settings.max_new_tokens_by_task.get(name, settings.max_new_tokens)
             task.set_config(key="generation_kwargs", value={"max_gen_toks": length}, update=True)
