@@ -137,6 +137,7 @@ def test_known_scores_keep_the_bytes_and_the_cost_of_a_cell(restless_policy: Pat
     stage.run(values, "toy", "sft")
     folder, cost = out / "evaluate" / "toy" / "sft", out / "cost" / "evaluate" / "toy__sft__seed0.json"
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    tokens = read_json(cost)["generated_tokens"]
     (entry,) = (out / "cache" / "scores").rglob("*.jsonl")
     about, _, body = entry.read_text().partition("\n")
     changed = json.loads(about) | {"cost": {"wall_s": 1000.0, "cpu_s": 900.0, "peak_rss_bytes": 1e12}}
@@ -144,7 +145,8 @@ def test_known_scores_keep_the_bytes_and_the_cost_of_a_cell(restless_policy: Pat
     stage.run(values, "toy", "sft")
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
     again = read_json(cost)
-    assert (again["known_tasks"], again["generated_tokens"], again["peak_rss_bytes"]) == (1, 8, 10**12)
+    assert (again["known_tasks"], again["peak_rss_bytes"]) == (1, 10**12)
+    assert again["generated_tokens"] == tokens > 0
     assert again["wall_s"] > 1000
     assert again["cpu_s"] > 900
 
