@@ -20,6 +20,7 @@ from drirl import __version__
 from drirl.attack.commands import attack
 from drirl.data.commands import app as data_app
 from drirl.errors import DrirlError, nearest
+from drirl.evaluate.export import export
 from drirl.experiments.commands import experiments_app
 from drirl.judge.commands import judge_app
 
@@ -40,6 +41,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(experiments_app, name="experiments")
 app.add_typer(judge_app, name="judge")
 app.command()(attack)
+app.command()(export)
 
 Model = Annotated[str | None, typer.Option(help="Name under base.models.")]
 Method = Annotated[str | None, typer.Option(help="File name in baselines/, without .py.")]
@@ -87,23 +89,62 @@ def stage(
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Option(help="Transformers folder or hub id of the policy.")],
+    model: Annotated[
+        list[str],
+        typer.Option(
+            help="Transformers folder or hub id; repeat it for more. With --server: its name there."
+        ),
+    ],
     tasks: Names = None,
-    output: Annotated[Path | None, typer.Option(help="Folder for the records.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the records; of several models, a folder each in it.")
+    ] = None,
+    server: Annotated[
+        str | None, typer.Option(help="OpenAI-compatible server, as in http://127.0.0.1:8000/v1.")
+    ] = None,
+    key_env: Annotated[str, typer.Option(help="Server: NAME of the variable with the API key.")] = "",
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Server: requests at once.")] = 4,
+    requests_per_minute: Annotated[
+        float | None, typer.Option(min=0.001, help="Server: rate limit; default: none.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Server: longest silence, seconds.")] = 120.0,
+    retries: Annotated[int, typer.Option(min=0, help="Server: further tries after a failure.")] = 5,
 ) -> None:
-    """Score any policy on the benchmarks."""
-    folder = Path(model).expanduser()
-    if folder.exists() and not (folder / "config.json").is_file():
-        raise DrirlError(f"'{model}' is not a transformers folder: there is no config.json in it")
-    if not folder.exists() and (model.startswith((".", "/", "~")) or model.count("/") > 1):
-        raise DrirlError(f"'{model}': no such folder, and not a hub id (owner/name)")
-    target = str(folder.resolve()) if folder.exists() else model
-    where = (output or Path("evaluation") / Path(model).name).resolve()
-    params = _params(hub=not folder.exists())
-    importlib.import_module("drirl.evaluate.stage").evaluate_path(
-        params, model=target, tasks=_split(tasks) or list(params.evaluate.tasks), output=where
-    )
-    typer.echo(f"records are in {where}")
+    """Score any policies, or a served model, on the benchmarks."""
+    names = [name.strip() for name in model if name.strip()]
+    if not names or (server is not None and len(names) > 1):
+        raise DrirlError("--model: give one model" + (" with --server" if server is not None else ""))
+    default = Path("evaluation") / Path(names[0]).name if len(names) == 1 else Path("evaluation")
+    where = (output or default).resolve()
+    if server is not None:
+        params = _params()
+        importlib.import_module("drirl.evaluate.served").evaluate_served(
+            params,
+            server=server,
+            model=names[0],
+            tasks=_split(tasks) or list(params.evaluate.tasks),
+            output=where,
+            key_env=key_env,
+            concurrency=concurrency,
+            requests_per_minute=requests_per_minute,
+            timeout_s=timeout,
+            retries=retries,
+        )
+        typer.echo(f"records are in {where}")
+        return
+    targets = []
+    for name in names:
+        folder = Path(name).expanduser()
+        if folder.exists() and not (folder / "config.json").is_file():
+            raise DrirlError(f"'{name}' is not a transformers folder: there is no config.json in it")
+        if not folder.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+            raise DrirlError(f"'{name}': no such folder, and not a hub id (owner/name)")
+        targets.append(str(folder.resolve()) if folder.exists() else name)
+    params = _params(hub=not all(Path(target).exists() for target in targets))
+    for folder in importlib.import_module("drirl.evaluate.stage").evaluate_paths(
+        params, models=targets, tasks=_split(tasks) or list(params.evaluate.tasks), output=where
+    ):
+        typer.echo(f"records are in {folder}")
 
 
 @app.command()

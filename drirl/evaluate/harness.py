@@ -2,7 +2,8 @@
 
 lm-eval loads the tasks, renders, generates and scores. Added here, because it needs more than the text of
 one completion: whether the completion ended by itself (degenerate replies) and the category rewards
-(``mean_reward``). lm-eval's cache knows no model identity (two policies would share answers): it is not used.
+(``mean_reward``). Tasks are scored one after another, so that the records of a task depend on nothing but the
+policy and the task, and can be kept (:mod:`drirl.evaluate.cache`) and taken up again after an interruption.
 """
 
 from __future__ import annotations
@@ -11,38 +12,66 @@ import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import inspect
 import logging
 import math
 import platform
+import resource
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import lm_eval.api.task
 import lm_eval.evaluator
+from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
 
-from drirl.detect import (
-    DEGENERATE_JUDGE,
-    degenerate,
-    keyword_refusal,
-    prefix_refusal,
-    refusal_class,
-)
 from drirl.errors import DrirlError, nearest
+from drirl.evaluate.cache import (
+    Entry,
+    ScoreCache,
+    rewards_digest,
+    scoring_key,
+    sources_digest,
+    task_digest,
+    tokenizer_digest,
+)
+from drirl.evaluate.items import (
+    DEGENERATE,
+    MEAN_REWARD,
+    Answers,
+    check_output_types,
+    task_items,
+    with_subject,
+)
 from drirl.evaluate.policy_lm import PolicyLM
 from drirl.evaluate.settings import EvaluateSettings
-from drirl.records import BENIGN, EvalItem, RunRecord
-from drirl.text import split_draft
+from drirl.records import SCHEMA_VERSION, EvalItem, RunRecord
 
-__all__ = ["DEGENERATE", "MEAN_REWARD", "Scored", "Subject", "package_versions", "score_policy"]
+__all__ = [
+    "DEGENERATE",
+    "MEAN_REWARD",
+    "Model",
+    "Scored",
+    "Subject",
+    "Tasks",
+    "load_tasks",
+    "package_versions",
+    "score_model",
+    "score_policy",
+]
 
-DEGENERATE = "degenerate_rate"
-MEAN_REWARD = "mean_reward"
-REWARD_JUDGE = "category-rewards/1"
-TEXT_ONLY = "degenerate_text"
-"""What a task can say of broken replies from the text alone; records carry ``degenerate_rate`` instead."""
+
+class Model(Answers, Protocol):
+    """An ``lm_eval.api.model.LM`` that also knows what the records say beside its answers."""
+
+    generated_tokens: int
+
+    def check(self, requests: Sequence[Instance]) -> None:
+        """Raise a DrirlError if a request cannot be answered; asked for all tasks before any is scored."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -63,11 +92,30 @@ class Subject:
 
 @dataclass
 class Scored:
-    """All records of one policy."""
+    """All records of one policy.
+
+    ``generated_tokens`` and ``known_cost`` (wall_s, cpu_s, peak_rss_bytes) include tasks whose records were
+    known already, as they were counted when these were scored; ``known`` names those tasks.
+    """
 
     items: list[EvalItem]
     runs: list[RunRecord]
     generated_tokens: int
+    known: list[str] = field(default_factory=list)
+    known_cost: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Tasks with their items, loaded once for any number of policies.
+
+    Attributes:
+        tasks: lm-eval tasks by name.
+        digests: hash of each task: its files, its settings in force, its items, the code behind it.
+    """
+
+    tasks: dict[str, Any]
+    digests: dict[str, str]
 
 
 def score_policy(
@@ -81,6 +129,8 @@ def score_policy(
     data_root: str = "",
     rewards: Any = None,
     progress: bool = False,
+    tasks: Tasks | None = None,
+    cache: Path | None = None,
 ) -> Scored:
     """Run every task of ``settings.tasks`` on one policy, greedily.
 
@@ -90,6 +140,9 @@ def score_policy(
         out: folder of the stage outputs, where the bundled prompts lie.
         data_root: folder of real data files; empty: environment variable DRIRL_DATA.
         rewards: a :class:`drirl.reward.bank.RewardBank`, or None for no ``mean_reward``.
+        tasks: what :func:`load_tasks` gave for these settings, to load it once for several policies.
+        cache: folder of scores that are known already; None: everything is scored. ``subject.policy_hash``
+            has to be a hash of the policy's content.
 
     Raises:
         DrirlError: unknown task, missing or malformed data, no chat template, a prompt over the context.
@@ -99,29 +152,90 @@ def score_policy(
             f"the tokenizer of '{subject.model}' has no chat template; "
             "set evaluate.chat_template: false to send prompts as plain text (records will say so)"
         )
-    with _quiet():
-        loaded = _load_tasks(settings, benchmarks, out, data_root)
-        lm = PolicyLM(
-            policy,
-            tokenizer,
-            batch_size=settings.batch_size,
-            overlong=settings.overlong,
-            plain=not settings.chat_template,
-            progress=progress,
-        )
-        results = lm_eval.evaluator.evaluate(
-            lm=lm,
-            task_dict=loaded,
-            apply_chat_template=settings.chat_template,
-            log_samples=True,
-            bootstrap_iters=0,
-        )
+    tasks = tasks or load_tasks(settings, benchmarks=benchmarks, out=out, data_root=data_root)
+    keys: dict[str, str] = {}
+    if cache is not None and subject.policy_hash:
+        keys = _keys(policy, tokenizer, subject, settings, tasks, rewards)
+    template_hash = "plain"
+    if settings.chat_template:
+        template_hash = hashlib.sha256(tokenizer.chat_template.encode()).hexdigest()[:16]
+    lm = PolicyLM(
+        policy,
+        tokenizer,
+        batch_size=settings.batch_size,
+        overlong=settings.overlong,
+        plain=not settings.chat_template,
+        progress=progress,
+    )
+    return score_model(
+        lm,
+        subject,
+        settings,
+        tasks,
+        template_hash=template_hash,
+        device=lm.device.type,
+        rewards=rewards,
+        cache=ScoreCache(cache) if keys and cache is not None else None,
+        keys=keys,
+    )
+
+
+def score_model(
+    lm: Model,
+    subject: Subject,
+    settings: EvaluateSettings,
+    tasks: Tasks,
+    *,
+    template_hash: str,
+    device: str,
+    rewards: Any = None,
+    cache: ScoreCache | None = None,
+    keys: Mapping[str, str] | None = None,
+) -> Scored:
+    """Run every task on any model; :func:`score_policy` for a policy in this process.
+
+    All prompts of all tasks are checked before the first is answered.
+
+    Args:
+        template_hash: names the chat template in the records.
+        device: where the model runs, for the records.
+        cache: scores that are known already, and where those of each task go as soon as they are there.
+        keys: key of each task in ``cache``.
+    """
+    keys = keys or {}
+    names = sorted(tasks.tasks)
+    found = {name: cache.get(keys[name]) for name in names} if cache is not None else {}
+    known = {name: entry for name, entry in found.items() if entry is not None}
     items: list[EvalItem] = []
-    for name in sorted(loaded["tasks"]):
-        items += _task_items(loaded["tasks"][name], results["samples"][name], lm, subject, rewards)
-    template = tokenizer.chat_template if settings.chat_template else None
-    runs = _summarise(items, loaded["tasks"], subject, template, lm, settings)
-    return Scored(items, runs, lm.generated_tokens)
+    with _quiet():
+        for name in names:
+            if name not in known:
+                lm.check(_requests(tasks.tasks[name], lm, settings))
+        for name in names:
+            entry = known.get(name)
+            if entry is None:
+                entry = _score_task(tasks.tasks[name], lm, settings, rewards)
+                if cache is not None:
+                    cache.put(keys[name], entry)
+            items += with_subject(
+                entry.items,
+                run_id=subject.run_id,
+                model=subject.model,
+                method=subject.method,
+                seed=subject.seed,
+            )
+    costs = [entry.cost for entry in known.values()]
+    return Scored(
+        items=items,
+        runs=_summarise(items, tasks.tasks, subject, template_hash, device, settings),
+        generated_tokens=lm.generated_tokens + sum(entry.generated_tokens for entry in known.values()),
+        known=sorted(known),
+        known_cost={
+            "wall_s": math.fsum(cost.get("wall_s", 0.0) for cost in costs),
+            "cpu_s": math.fsum(cost.get("cpu_s", 0.0) for cost in costs),
+            "peak_rss_bytes": max((cost.get("peak_rss_bytes", 0) for cost in costs), default=0),
+        },
+    )
 
 
 def package_versions() -> dict[str, str]:
@@ -144,8 +258,14 @@ def _quiet() -> Iterator[None]:
         lm_eval.api.task.tqdm = bar
 
 
-def _load_tasks(settings: EvaluateSettings, benchmarks: Path, out: Path, data_root: str) -> Any:
-    if not Path(benchmarks).is_dir():
+def load_tasks(settings: EvaluateSettings, *, benchmarks: Path, out: Path, data_root: str = "") -> Tasks:
+    """Load the tasks of the settings with their items.
+
+    Raises:
+        DrirlError: unknown task, missing or malformed data, a task without items.
+    """
+    benchmarks = Path(benchmarks)
+    if not benchmarks.is_dir():
         raise DrirlError(f"{benchmarks}: no such folder; tasks are looked for in benchmarks/ of the project")
     metadata: dict[str, Any] = {
         "out": str(out),
@@ -156,128 +276,119 @@ def _load_tasks(settings: EvaluateSettings, benchmarks: Path, out: Path, data_ro
     }
     if data_root:
         metadata["root"] = data_root
-    manager = TaskManager(include_path=str(benchmarks), include_defaults=False, metadata=metadata)
-    known = [str(name) for name in manager.all_tasks]
-    for name in settings.tasks:
-        if name not in known:
-            raise DrirlError(f"evaluate.tasks: unknown task '{name}'; {nearest(name, known)}")
-    loaded = manager.load(list(settings.tasks))
-    for where, table in (
-        ("subset", settings.subset),
-        ("max_new_tokens_by_task", settings.max_new_tokens_by_task),
-    ):
-        for name in table:
-            if name not in known:
-                raise DrirlError(f"evaluate.{where}: unknown task '{name}'; {nearest(name, known)}")
-    for name, task in loaded["tasks"].items():
-        length = settings.max_new_tokens_by_task.get(name, settings.max_new_tokens)
-        task.set_config(key="generation_kwargs", value={"max_gen_toks": length}, update=True)
+    with _quiet():
+        manager = TaskManager(include_path=str(benchmarks), include_defaults=False, metadata=metadata)
+        known = [str(name) for name in manager.all_tasks]
+        for where, names in (
+            ("tasks", settings.tasks),
+            ("subset", settings.subset),
+            ("max_new_tokens_by_task", settings.max_new_tokens_by_task),
+        ):
+            for name in names:
+                if name not in known:
+                    hint = nearest(name, known) + _unread(benchmarks)
+                    raise DrirlError(f"evaluate.{where}: unknown task '{name}'; {hint}")
+        try:
+            tasks: dict[str, Any] = dict(manager.load(list(settings.tasks))["tasks"])
+        except IndexError:  # lm-eval looks at the first item
+            raise DrirlError(
+                f"evaluate.tasks: one of {', '.join(settings.tasks)} has no items; "
+                "check its data or leave it out"
+            ) from None
+    check_output_types(tasks)
+    for name, task in tasks.items():
+        if task.OUTPUT_TYPE == "generate_until":
+            length = settings.max_new_tokens_by_task.get(name, settings.max_new_tokens)
+            task.set_config(key="generation_kwargs", value={"max_gen_toks": length}, update=True)
         task.set_config(key="num_fewshot", value=0)
-    return loaded
+    digests = {}
+    for name, task in tasks.items():
+        yaml = Path(manager.task_index[name].yaml_path or "")
+        code = sources_digest([Path(__file__), *yaml.parent.glob("*.py")])
+        digests[name] = f"{task_digest(task, yaml, benchmarks)}:{code}"
+    return Tasks(tasks, digests)
 
 
-def _decode(gen_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    return {"temperature": 0.0, "max_new_tokens": gen_kwargs["max_gen_toks"]}
+def _unread(benchmarks: Path) -> str:
+    """Name the first task file that lm-eval passed over in silence because it cannot be read."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    for path in sorted(benchmarks.glob("**/*.yaml")):
+        try:
+            load_yaml(path, resolve_func=False, recursive=True)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:160]
+            return f"; {path} was passed over, it cannot be read: {reason}"
+    return ""
 
 
-def _task_items(
-    task: Any, samples: Sequence[dict[str, Any]], lm: PolicyLM, subject: Subject, rewards: Any
-) -> list[EvalItem]:
-    """Return the records of one task: item by item, its own metrics first."""
-    samples = sorted(samples, key=lambda sample: sample["doc_id"])
-    completions = [sample["resps"][0][0] for sample in samples]
-    ended = [lm.finished(*sample["arguments"][0]) for sample in samples]
-    scores = _rewards(rewards, samples, completions, ended)
-    items: list[EvalItem] = []
-    for sample, completion, finished, reward in zip(samples, completions, ended, scores, strict=True):
-        doc, gen_kwargs = sample["doc"], sample["arguments"][0][1]
-        _, answer = split_draft(completion)
+def _keys(
+    policy: Any, tokenizer: Any, subject: Subject, settings: EvaluateSettings, tasks: Tasks, rewards: Any
+) -> dict[str, str]:
+    """Return the key of each task's records in the cache."""
+    import torch
 
-        def record(
-            metric: str,
-            value: float | None,
-            judge: str,
-            raw: dict[str, Any],
-            *,
-            doc: Mapping[str, Any] = doc,
-            gen_kwargs: Mapping[str, Any] = gen_kwargs,
-            completion: str = completion,
-            finished: bool = finished,
-            truncated: bool = lm.was_truncated(*sample["arguments"][0]),
-        ) -> EvalItem:
-            return EvalItem(
-                run_id=subject.run_id,
-                method=subject.method,
-                model=subject.model,
-                seed=subject.seed,
-                benchmark=task.config.task,
-                item_id=doc["item_id"],
-                prompt=doc["text"],
-                response=completion,
-                metric=metric,
-                value=value,
-                judge=judge,
-                category=doc["category"],
-                kind=doc["kind"],
-                level=doc["level"],
-                cluster=doc["cluster"],
-                novelty=doc["novelty"],
-                finished=finished,
-                decode=_decode(gen_kwargs),
-                raw=raw | ({"truncated_prompt": True} if truncated else {}),
-            )
-
-        for metric in sample["metrics"]:
-            if metric != TEXT_ONLY:
-                items.append(record(metric, sample[metric], _judge(task), _raw(metric, doc, answer)))
-        fault = degenerate(answer, finished)
-        items.append(record(DEGENERATE, float(fault != ""), DEGENERATE_JUDGE, {"fault": fault}))
-        if reward is not None:
-            value = reward if math.isfinite(reward) else None
-            items.append(record(MEAN_REWARD, value, REWARD_JUDGE, {}))
-    return items
+    weights = next(policy.parameters())
+    place = torch.cuda.get_device_name(weights.device) if weights.device.type == "cuda" else "cpu"
+    parts = {
+        "schema": SCHEMA_VERSION,
+        "policy": subject.policy_hash,
+        "tokenizer": tokenizer_digest(tokenizer),
+        "rewards": rewards_digest(rewards),
+        "reward_code": sources_digest([Path(inspect.getfile(type(rewards)))]) if rewards is not None else "",
+        "batch_size": settings.batch_size,
+        "overlong": settings.overlong,
+        "chat_template": settings.chat_template,
+        "versions": package_versions(),
+        "device": place,
+        "threads": torch.get_num_threads(),
+        "dtype": str(weights.dtype),
+        "attention": getattr(policy.config, "_attn_implementation", None),
+    }
+    return {name: scoring_key(parts | {"task": name, "content": tasks.digests[name]}) for name in tasks.tasks}
 
 
-def _raw(metric: str, doc: Mapping[str, Any], answer: str) -> dict[str, Any]:
-    """Return what else is known of an item: both string instruments and the class, or the reference."""
-    label = {"label": doc["label"]} if doc["label"] else {}
-    if metric.endswith("refusal_rate"):
-        return label | {
-            "class": refusal_class(answer),
-            "prefix": prefix_refusal(answer),
-            "keywords": keyword_refusal(answer),
-        }
-    return label | {"reference": doc["reference"], "checker": doc["checker"]}
-
-
-def _rewards(
-    bank: Any, samples: Sequence[dict[str, Any]], completions: list[str], ended: list[bool]
-) -> list[float | None]:
-    """Score completions with the reward of their category; harmful items without one get none."""
-    docs = [sample["doc"] for sample in samples]
-    if bank is None or any(doc["kind"] == "harmful" and doc["category"] == BENIGN for doc in docs):
-        return [None] * len(samples)
-    scores = bank.score_completions(
-        [doc["text"] for doc in docs], completions, ended, [doc["category"] for doc in docs]
+def _requests(task: Any, lm: Any, settings: EvaluateSettings) -> list[Instance]:
+    """Build the requests of a task as ``lm_eval.evaluator.evaluate`` does."""
+    chat = settings.chat_template
+    task.build_all_requests(
+        apply_chat_template=chat,
+        chat_template=lm.apply_chat_template if chat else None,
+        tokenizer_name=lm.tokenizer_name if chat else "",
     )
-    return [round(float(score), 6) for score in scores]
+    requests: list[Instance] = task.instances
+    return requests
 
 
-def _judge(task: Any) -> str:
-    return str((task.config.metadata or {}).get("judge", "lm-eval"))
+def _score_task(task: Any, lm: Any, settings: EvaluateSettings, rewards: Any) -> Entry:
+    name = task.config.task
+    tokens, started, used = lm.generated_tokens, time.perf_counter(), time.process_time()
+    results = lm_eval.evaluator.evaluate(
+        lm=lm,
+        task_dict={"tasks": {name: task}, "groups": {}, "group_map": {}},
+        apply_chat_template=settings.chat_template,
+        log_samples=True,
+        bootstrap_iters=0,
+    )
+    items = task_items(task, results["samples"][name], lm, rewards)
+    cost = {
+        "wall_s": round(time.perf_counter() - started, 3),
+        "cpu_s": round(time.process_time() - used, 3),
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+    return Entry(items, lm.generated_tokens - tokens, cost)
 
 
 def _summarise(
     items: list[EvalItem],
     tasks: Mapping[str, Any],
     subject: Subject,
-    template: str | None,
-    lm: PolicyLM,
+    template_hash: str,
+    device: str,
     settings: EvaluateSettings,
 ) -> list[RunRecord]:
     """Return one record per task and metric: the mean over prompts and its plain standard error."""
     versions = package_versions()
-    template_hash = hashlib.sha256(template.encode()).hexdigest()[:16] if template else "plain"
     groups: dict[tuple[str, str], list[EvalItem]] = {}
     for item in items:
         groups.setdefault((item.benchmark, item.metric), []).append(item)
@@ -292,6 +403,11 @@ def _summarise(
         truncated = sum(1 for item in group if item.raw.get("truncated_prompt"))
         if truncated:
             config["truncated_prompts"] = truncated
+        if metric not in better:
+            raise DrirlError(
+                f"{benchmark}: metric '{metric}' has no direction; "
+                "list it with higher_is_better in metric_list"
+            )
         mean = math.fsum(values) / len(values) if values else None
         runs.append(
             RunRecord(
@@ -312,7 +428,7 @@ def _summarise(
                 template_hash=template_hash,
                 config=config,
                 versions=versions,
-                device=lm.device.type,
+                device=device,
             )
         )
     return runs

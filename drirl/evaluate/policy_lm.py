@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
 from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import has_bos_prefix
 
 from drirl.errors import DrirlError
 
@@ -34,8 +36,9 @@ class _EndRecorder(CacheHook):
 class PolicyLM(HFLM):
     """A policy as lm-eval sees it, decoding greedily.
 
-    Decoding, batching and stop strings are HFLM's own. HFLM returns text, from which the end token is gone,
-    so :meth:`_model_generate` notes per row whether an end token was generated.
+    Decoding, batching by length, stop strings and log-likelihoods are HFLM's own. HFLM returns text, from
+    which the end token is gone, so :meth:`_model_generate` notes per row whether an end token was generated.
+    HFLM cuts what exceeds the context with a warning; here :meth:`check` decides.
 
     Args:
         model: a causal LM in evaluation mode, on its device.
@@ -61,6 +64,7 @@ class PolicyLM(HFLM):
         self.progress = progress
         self.generated_tokens = 0
         self.truncated: set[Key] = set()
+        self._checked: set[Key] = set()
         self.cache_hook = _EndRecorder()
         configured = getattr(model.generation_config, "eos_token_id", None)
         ids = configured if isinstance(configured, list) else [configured]
@@ -70,46 +74,93 @@ class PolicyLM(HFLM):
         """Complete every request; see HFLM.
 
         Raises:
-            DrirlError: before any generation, if a prompt is too long and ``overlong`` is "error".
+            DrirlError: before any generation, as :meth:`check`.
         """
-        self._check_lengths(requests)
+        self.check(requests)
         return super().generate_until(requests, disable_tqdm=disable_tqdm or not self.progress)
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Return the log-probability of each continuation (nats), and whether it is the greedy one; see HFLM.
+
+        Raises:
+            DrirlError: before any scoring, as :meth:`check`.
+        """
+        self.check(requests)
+        return super().loglikelihood(requests, disable_tqdm=disable_tqdm or not self.progress)
 
     def finished(self, context: str, gen_kwargs: dict[str, Any]) -> bool:
         """Return whether the completion of this request ended by itself (end token or stop string)."""
         return self.cache_hook.ended[_key(context, gen_kwargs)]
 
-    def was_truncated(self, context: str, gen_kwargs: dict[str, Any]) -> bool:
-        """Return whether the beginning of this request was dropped to fit the context."""
-        return _key(context, gen_kwargs) in self.truncated
+    def was_truncated(self, *arguments: Any) -> bool:
+        """Return whether the beginning of the request with these arguments was dropped to fit the context."""
+        return _key(*arguments) in self.truncated
 
-    def _check_lengths(self, requests: list[Instance]) -> None:
+    def flags(self, *arguments: Any) -> dict[str, Any]:
+        """Return ``truncated_prompt`` if :meth:`was_truncated`, for the record."""
+        return {"truncated_prompt": True} if self.was_truncated(*arguments) else {}
+
+    def check(self, requests: Sequence[Instance]) -> None:
+        """Compare every request with the context; what was checked once is not tokenized again.
+
+        Raises:
+            DrirlError: a prompt that leaves no room for its completion, or that is too long together with its
+                continuation, and ``overlong`` is "error"; a continuation alone longer than the context.
+        """
+        new = [request for request in requests if _key(*request.args) not in self._checked]
+        plans = [self._plan(request) for request in new]
+        lengths = self._lengths([text for text, *_ in plans])
         first, count = "", 0
-        for request in requests:
-            context, gen_kwargs = request.args
-            new = int(gen_kwargs["max_gen_toks"])
-            room = self.max_length - new
-            length = len(self.tok_encode(context))
-            if length <= room:
-                continue
-            where = f"{request.task_name}: item '{(request.doc or {}).get('item_id', request.doc_id)}'"
-            if room < 1:
-                raise DrirlError(
-                    f"{where}: max_new_tokens {new} leaves no room for a prompt in the model's context of "
-                    f"{self.max_length} tokens; lower it"
-                )
-            count += 1
-            self.truncated.add(_key(context, gen_kwargs))
-            first = first or (
-                f"{where}: the prompt has {length} tokens, the context of {self.max_length} less "
-                f"max_new_tokens {new} leaves {room}"
-            )
+        for request, (_, room, what, left), length in zip(new, plans, lengths):
+            if length > room:
+                self.truncated.add(_key(*request.args))
+                count += 1
+                first = first or f"{_where(request)}: {what} has {length} tokens, {left}"
         if count and self.overlong == "error":
             more = f" (and {count - 1} more)" if count > 1 else ""
             raise DrirlError(
                 f"{first}{more}; set evaluate.overlong: truncate, lower max_new_tokens, or take "
                 "a model with a longer context"
             )
+        self._checked.update(_key(*request.args) for request in new)
+
+    def _plan(self, request: Instance) -> tuple[str, int, str, str]:
+        """Return the text that has to fit, the tokens there are for it, and the words for an error."""
+        context, second = request.args
+        if isinstance(second, str):  # a continuation, whose last token is never read by the model
+            long = (
+                len(second.encode("utf-8", "surrogatepass")) > self.max_length
+            )  # no token is less than a byte
+            if long and len(self.tok_encode(second, add_special_tokens=False)) > self.max_length:
+                raise DrirlError(
+                    f"{_where(request)}: an answer option alone exceeds the model's context of "
+                    f"{self.max_length} tokens; take a model with a longer context"
+                )
+            room = self.max_length + 1
+            return context + second, room, "a prompt with its answer option", f"the context takes {room}"
+        new = int(second["max_gen_toks"])
+        room = self.max_length - new
+        if room < 1:
+            raise DrirlError(
+                f"{_where(request)}: max_new_tokens {new} leaves no room for a prompt in the model's context "
+                f"of {self.max_length} tokens; lower it"
+            )
+        left = f"the context of {self.max_length} less max_new_tokens {new} leaves {room}"
+        return context, room, "the prompt", left
+
+    def _lengths(self, texts: Sequence[str]) -> list[int]:
+        """Return the length of each text as ``tok_encode`` gives it, tokens; many at once are faster."""
+        start = self.tokenizer.decode(self.prefix_token_id)
+        lengths = [0] * len(texts)
+        for marked in (False, True):
+            chosen = [i for i, text in enumerate(texts) if has_bos_prefix(text, start) is marked]
+            special = {} if self.add_bos_token is None else {"add_special_tokens": self.add_bos_token}
+            if marked:
+                special = {"add_special_tokens": False}
+            rows = self.tokenizer([texts[i] for i in chosen], **special)["input_ids"] if chosen else []
+            for i, row in zip(chosen, rows):
+                lengths[i] = len(row)
+        return lengths
 
     def _model_generate(
         self, context: torch.Tensor, max_length: int, stop: list[str], **generation_kwargs: Any
@@ -146,5 +197,9 @@ class PolicyLM(HFLM):
             self.cache_hook.pending.append(ended)
 
 
-def _key(context: str, gen_kwargs: dict[str, Any]) -> Key:
-    return context, json.dumps(gen_kwargs, sort_keys=True)
+def _key(context: str, second: dict[str, Any] | str) -> Key:
+    return context, json.dumps(second, sort_keys=True)
+
+
+def _where(request: Instance) -> str:
+    return f"{request.task_name}: item '{(request.doc or {}).get('item_id', request.doc_id)}'"

@@ -27,3 +27,4 @@ class EvaluateSettings(Section):
     )
     chat_template: bool = Field(True, description="false sends prompts as plain text, for models without one")
     mean_reward: bool = Field(True, description="also score completions with the category rewards")
+    cache: bool = Field(True, description="keep scores under cache/scores of run.out; skip what is known")

@@ -427,7 +427,8 @@ def test_bad_files_give_one_clear_error(
     assert "\n" not in str(caught.value)
 
 
-BUNDLED = {"drirl_jailbreak_dra", "drirl_jailbreak_transfer"} | {n for n in TASKS if n.startswith("drirl_tiny_")}
+BUNDLED = {name for name in TASKS if name.startswith("drirl_tiny_")}
+BUNDLED |= {"drirl_jailbreak_dra", "drirl_jailbreak_transfer"}
 
 
 @pytest.mark.parametrize("name", sorted(set(TASKS) - BUNDLED))

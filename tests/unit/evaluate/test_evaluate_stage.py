@@ -74,7 +74,10 @@ def test_what_is_missing_is_named(out: Path) -> None:
 
 def test_any_folder_is_scored(restless_policy: Path, out: Path, tmp_path: Path) -> None:
     where = tmp_path / "records"
-    stage.evaluate_path(params(out), model=str(restless_policy), tasks=["drirl_tiny_benign"], output=where)
+    found = stage.evaluate_paths(
+        params(out), models=[str(restless_policy)], tasks=["drirl_tiny_benign"], output=where
+    )
+    assert list(found) == [where]
     (run, _) = read_jsonl(where / "runs.jsonl", RunRecord)
     assert (run.model, run.method, run.benchmark) == (restless_policy.name, "external", "drirl_tiny_benign")
     assert run.config["evaluate"]["tasks"] == ["drirl_tiny_benign"]
@@ -82,11 +85,82 @@ def test_any_folder_is_scored(restless_policy: Path, out: Path, tmp_path: Path) 
     assert not (out / "cost").exists()
 
 
+@pytest.mark.slow
+def test_several_policies_in_one_process_have_the_records_of_each_alone(
+    restless_policy: Path, tiny_policy: Path, out: Path, tmp_path: Path
+) -> None:
+    models = [str(restless_policy), str(tiny_policy)]
+    tasks = ["drirl_tiny_benign", "drirl_tiny_help"]
+    names = stage.names_of(models)
+    where = tmp_path / "records"
+    folders = list(stage.evaluate_paths(params(out, cache=False), models=models, tasks=tasks, output=where))
+    assert folders == [where / name for name in names]
+    for model, folder in zip(models, folders):
+        alone = tmp_path / "alone"
+        list(stage.evaluate_paths(params(out, cache=False), models=[model], tasks=tasks, output=alone))
+        for name in ("items.jsonl", "runs.jsonl", "summary.json"):
+            assert (folder / name).read_bytes() == (alone / name).read_bytes()
+
+
+def test_a_bad_model_keeps_what_was_scored_before_it(
+    restless_policy: Path, out: Path, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    models, where = [str(restless_policy), str(bad)], tmp_path / "records"
+    with pytest.raises(DrirlError, match="bad' is not a folder or hub id of a"):
+        list(stage.evaluate_paths(params(out), models=models, tasks=["drirl_tiny_help"], output=where))
+    assert [path.name for path in where.iterdir()] == [restless_policy.name]
+    assert read_jsonl(where / restless_policy.name / "runs.jsonl", RunRecord)
+
+
+def test_policies_are_named_by_as_much_of_their_path_as_tells_them_apart(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("a/seed0/policy", "a/seed1/policy", "b")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    paths = [str(folder) for folder in folders]
+    assert stage.names_of(paths[:1]) == ["policy"]
+    assert stage.names_of(paths[:2]) == ["seed0-policy", "seed1-policy"]
+    assert stage.names_of([paths[2], "owner/model@v1"]) == ["b", "model"]
+    with pytest.raises(DrirlError, match="is given twice"):
+        stage.names_of([paths[0], paths[0]])
+    with pytest.raises(DrirlError, match="two revisions of one model"):
+        stage.names_of(["owner/model@v1", "owner/model@v2"])
+
+
+def test_known_scores_keep_the_bytes_and_the_cost_of_a_cell(restless_policy: Path, out: Path) -> None:
+    import json
+
+    shutil.copytree(restless_policy, out / "align" / "toy" / "sft" / "seed0" / "policy")
+    values = params(out)
+    values = values.model_copy(update={"run": values.run.model_copy(update={"seeds": [0]})})
+    stage.run(values, "toy", "sft")
+    folder, cost = out / "evaluate" / "toy" / "sft", out / "cost" / "evaluate" / "toy__sft__seed0.json"
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    tokens = read_json(cost)["generated_tokens"]
+    (entry,) = (out / "cache" / "scores").rglob("*.jsonl")
+    about, _, body = entry.read_text().partition("\n")
+    changed = json.loads(about) | {"cost": {"wall_s": 1000.0, "cpu_s": 900.0, "peak_rss_bytes": 1e12}}
+    entry.write_text(json.dumps(changed) + "\n" + body)
+    stage.run(values, "toy", "sft")
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    again = read_json(cost)
+    assert (again["known_tasks"], again["peak_rss_bytes"]) == (1, 10**12)
+    assert again["generated_tokens"] == tokens > 0
+    assert again["wall_s"] > 1000
+    assert again["cpu_s"] > 900
+
+
 def test_a_folder_that_is_no_model_is_one_line_and_leaves_nothing(out: Path, tmp_path: Path) -> None:
     (tmp_path / "not-a-model").mkdir()
     with pytest.raises(DrirlError, match="is not a folder or hub id of a") as error:
-        stage.evaluate_path(
-            params(out), model=str(tmp_path / "not-a-model"), tasks=["drirl_tiny_help"], output=tmp_path / "r"
+        list(
+            stage.evaluate_paths(
+                params(out),
+                models=[str(tmp_path / "not-a-model")],
+                tasks=["drirl_tiny_help"],
+                output=tmp_path / "r",
+            )
         )
     assert "\n" not in str(error.value)
     assert not (tmp_path / "r").exists()
