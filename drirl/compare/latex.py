@@ -60,7 +60,7 @@ def _values(analysis: Analysis, notes: Notes) -> str:
     columns, level = short_columns(analysis), 1 - notes.confidence
 
     def lines(model: str, methods: Sequence[str]) -> list[list[str]]:
-        tops = {column: best(analysis, model, *column[1:], level) for column in columns}
+        tops = {column: best(analysis, model, *column[1:], level, notes.reference) for column in columns}
         found = []
         for method in methods:
             texts = []

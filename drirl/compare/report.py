@@ -145,7 +145,7 @@ def _headline(analysis: Analysis, notes: Notes) -> str:
     columns, level = short_columns(analysis), _level(notes)
     lines = []
     for model in analysis.records.models:
-        tops = {column: best(analysis, model, *column[1:], level) for column in columns}
+        tops = {column: best(analysis, model, *column[1:], level, notes.reference) for column in columns}
         for method, line in method_lines(analysis, model):
             for column in columns:
                 benchmark, metric = column[1:]
@@ -171,8 +171,8 @@ def _headline(analysis: Analysis, notes: Notes) -> str:
         f"- Shares in percent, {100 * notes.confidence:g} % intervals over intents and training seeds, their",
         "  ends rounded to whole percent. ↑ higher is better, ↓ lower is better.",
         f"- {marks}.",
-        "- Bold: the best of its model and better than every other method after Holm's correction; without",
-        "  that, or where two tie, none is bold.",
+        "- Bold: the best of its model, better than every other method and than the reference, both after",
+        "  Holm's correction; without that, or where two share the best value, none is bold.",
         f"- Profile {code(notes.profile)}, split {code(notes.split)}; {_seeds(analysis)}. Tokens: mean over",
         "  seeds. Seconds and memory: `cost.md`. Prompts and judges: below.",
     ]

@@ -96,10 +96,14 @@ def standing(difference: Difference | None, level: float) -> str:
     return "▲" if difference.better else "▼"
 
 
-def best(analysis: Analysis, model: str, benchmark: str, metric: str, level: float) -> str | None:
+def best(
+    analysis: Analysis, model: str, benchmark: str, metric: str, level: float, reference: str = ""
+) -> str | None:
     """Return the method with the best value if it differs from every other after Holm's correction.
 
-    None if it does not, if two methods share the best value, or if fewer than two were measured.
+    It also has to differ from ``reference`` among the methods set against that, so that it never stands out
+    while its mark says that nothing can be told. None if it does not, if two methods share the best value, or
+    if fewer than two were measured.
     """
     rows = [analysis.row(model, method, benchmark, metric) for method in analysis.records.methods]
     known = {row.method: row for row in rows if row is not None and row.value is not None}
@@ -108,7 +112,12 @@ def best(analysis: Analysis, model: str, benchmark: str, metric: str, level: flo
     order = sorted(known.values(), key=lambda row: row.value or 0.0, reverse=rows[0].higher_is_better)  # type: ignore[union-attr]
     first = order[0].method
     others = analysis.family(model, first, benchmark, metric)
-    return first if all(others[name].significant(level) for name in known if name != first) else None
+    if not all(others[name].significant(level) for name in known if name != first):
+        return None
+    if reference in known and reference != first:
+        gap = analysis.tested(model, first, reference, benchmark, metric)
+        return first if gap is not None and gap.significant(level) else None
+    return first
 
 
 def arrow(analysis: Analysis, benchmark: str, metric: str) -> str:
