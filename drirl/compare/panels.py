@@ -152,6 +152,7 @@ def draw_alpha(curves: Sequence[Sequence[str]], reports: Path, *, notice: str = 
             line_of[0].set_ylabel("Hardness coefficient alpha")
         for axes in grid[-1]:
             axes.set_xlabel("Update")
+            axes.xaxis.get_major_locator().set_params(integer=True)
         from matplotlib.lines import Line2D
 
         handles = [

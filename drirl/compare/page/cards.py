@@ -48,7 +48,8 @@ def cards(params: Params, names: Sequence[str], folder: Path) -> list[Card]:
             found.append(Card(name, f"There is no file baselines/{name}.py."))
             continue
         method = find_method(name, folder)
-        summary, blocks, labelled = read_docstring(inspect.getdoc(inspect.getmodule(method.train)) or "")
+        text = inspect.getdoc(inspect.getmodule(method.train)) or ""
+        summary, blocks, labelled = read_docstring(text.replace("``", ""))
         try:
             config = parse_config(method, params.align.methods.get(name) or {})
         except DrirlError:
@@ -87,7 +88,7 @@ def read_docstring(text: str) -> tuple[str, list[tuple[str, str]], dict[str, str
                 labels = [word] if ". Paper:" not in after else ["Equations", "Paper"]
                 pieces = [after] if len(labels) == 1 else after.split(". Paper:", 1)
                 for label, piece in zip(labels, pieces, strict=True):
-                    labelled[label] = piece.strip()
+                    labelled[label] = piece.strip()[:1].upper() + piece.strip()[1:]
             elif label:
                 labelled[label] += " " + line.strip()
             elif blocks and blocks[-1][0] == "open":

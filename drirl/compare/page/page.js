@@ -236,7 +236,7 @@
       const methods = index.methods.filter((name) => policies().some((policy) => policy[0] === name));
       fill("a", plain(methods));
       fill("b", [["", "nothing"], ...plain(methods.filter((name) => name !== controls.a.value))]);
-      const seeds = [...new Set(policies().filter((policy) => policy[0] === controls.a.value).map((policy) => String(policy[1])))];
+      const seeds = [...new Set(policies().filter((policy) => [controls.a.value, controls.b.value].includes(policy[0])).map((policy) => String(policy[1])))];
       fill("seed", [["", "all"], ...plain(seeds)]);
       const found = chosenBenchmarks();
       const names = [...new Set(found.flatMap((one) => one.metrics.map((metric) => metric.name)))];
@@ -255,11 +255,12 @@
       const mine = ++turn;
       offer();
       const model = controls.model.value;
-      const of = (method) =>
-        policies().map((policy, place) => [policy, place]).filter(([policy]) => policy[0] === method && (controls.seed.value === "" || String(policy[1]) === controls.seed.value));
-      const first = of(controls.a.value);
-      const second = new Map((controls.b.value ? policies() : []).map((policy, place) => [policy, place]).filter(([policy]) => policy[0] === controls.b.value).map(([policy, place]) => [policy[1], place]));
-      const alone = second.size === 1 ? [...second.values()][0] : -1; // one policy stands beside every seed
+      const of = (method) => new Map(policies().map((policy, place) => [policy, place]).filter(([policy]) => method && policy[0] === method).map(([policy, place]) => [policy[1], place]));
+      const [first, second] = [of(controls.a.value), of(controls.b.value)];
+      // A method with one policy (the base) stands beside every seed of the other.
+      const at = (found, seed) => found.get(seed) ?? (found.size === 1 ? [...found.values()][0] : -1);
+      const longer = first.size === 1 && second.size > 1 ? second : first;
+      const pairs = [...longer.keys()].filter((seed) => controls.seed.value === "" || String(seed) === controls.seed.value).map((seed) => [seed, at(first, seed), at(second, seed)]);
       const parts = chosenBenchmarks().flatMap((benchmark) => benchmark.parts.filter((part) => part.records[model]).map((part) => [benchmark, part]));
       const levels = new Set();
       const novelties = new Set();
@@ -291,17 +292,16 @@
           if (category && name !== category) continue;
           if (level && items.level[i] !== level) continue;
           if (novelty && items.novelty[i] !== novelty) continue;
-          for (const [policy, p] of first) {
-            const q = second.has(policy[1]) ? second.get(policy[1]) : alone;
+          for (const [seed, p, q] of pairs) {
             if (records.completion[p][i] < 0 && (q < 0 || records.completion[q][i] < 0)) continue;
             const value = records.values[place][p][i];
             const other = q < 0 ? null : records.values[place][q][i];
             const word = verdict(metric, value);
             if (asked === "cut off" ? !records.cut[p].includes(i) : asked === "differ" ? value === other || q < 0 : asked && word !== asked) continue;
             if (words && !hit(words, items, records, i, p, q)) continue;
-            rows.push({ benchmark, metric, items, records, i, p, q, seed: policy[1], value, other, word });
-            add(sums[0], policy[1], value);
-            if (q >= 0) add(sums[1], policy[1], other);
+            rows.push({ benchmark, metric, items, records, i, p, q, seed, value, other, word });
+            add(sums[0], seed, value);
+            if (q >= 0) add(sums[1], seed, other);
           }
         }
       }

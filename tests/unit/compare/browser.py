@@ -24,7 +24,7 @@ def find_chromium() -> str | None:
 
 
 class Browser:
-    """One page; ``problems`` collects what it threw, refused by its security policy, or asked of a network."""
+    """One page; ``problems``: what it threw or its policy refused; ``requests``: what it loaded."""
 
     def __init__(self, program: str) -> None:
         self.problems: list[str] = []
@@ -115,7 +115,7 @@ class Browser:
         if message.get("method") == "Log.entryAdded" and about["entry"]["level"] == "error":
             self.problems.append(str(about["entry"]["text"]))
         if message.get("method") == "Network.requestWillBeSent":
-            self.requests.append(str(about["request"]["url"]))
+            self.requests.append(str(about["request"]["url"])[:200])
         return message
 
     def open(self, path: Path, fragment: str = "") -> float:
