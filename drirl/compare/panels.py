@@ -28,6 +28,8 @@ __all__ = ["draw_alpha", "draw_cost_gain", "draw_gain", "draw_levels", "draw_ove
 LEVELS = ("direct", "paraphrased", "disguised")
 _HATCHES = ("", "////", "\\\\\\\\", "....", "xxxx", "----", "++++", "oooo", "||||")
 _DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+_CURVES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#e69f00")
+_KIND = {"sample": "base samples", "updated": "updated policy"}
 _AGAINST = ("sample", "updated")
 """Replies of the reward reports that are drawn: samples of the base policy and of the updated one."""
 
@@ -128,41 +130,44 @@ def draw_alpha(curves: Sequence[Sequence[str]], reports: Path, *, notice: str = 
     if not known:
         _picture_of_nothing(path, "no method of these scales its advantages")
         return [path]
-    models = list(dict.fromkeys(line[at["model"]] for line in known))
-    methods = list(dict.fromkeys(line[at["method"]] for line in known))
+    policies = list(dict.fromkeys((line[at["model"]], line[at["method"]]) for line in known))
     names = [
         name for name in (*CATEGORIES, "benign", ALL) if any(line[at["category"]] == name for line in known)
     ]
+    columns = min(3, len(names))
     with mpl.rc_context(house._STYLE):
-        figure = Figure(figsize=(1.2 + 3.8 * len(models), 1.4 + 2.4 * len(methods)), layout="constrained")
-        grid = figure.subplots(len(methods), len(models), squeeze=False, sharey=True, sharex=True)
-        for line_of, method in zip(grid, methods, strict=True):
-            for axes, model in zip(line_of, models, strict=True):
-                for index, name in enumerate(names):
-                    points = [
-                        (int(line[at["update"]]), float(line[at["alpha"]]))
-                        for line in known
-                        if (line[at["model"]], line[at["method"]], line[at["category"]])
-                        == (model, method, name)
-                    ]
-                    if points:
-                        axes.plot(*zip(*points, strict=True), **_curve(index, name, len(points)))
-                axes.axhline(1.0, color="#999999", linewidth=0.8, zorder=1)
-                axes.set_title(f"{model}, {method}")
-            line_of[0].set_ylabel("Hardness coefficient alpha")
+        size = (1.0 + 3.0 * columns, 1.3 + 1.7 * math.ceil(len(names) / columns))
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(
+            math.ceil(len(names) / columns), columns, squeeze=False, sharey=True, sharex=True
+        )
+        for axes, name in zip(grid.flat, names, strict=False):
+            for index, policy in enumerate(policies):
+                points = [
+                    (int(line[at["update"]]), float(line[at["alpha"]]))
+                    for line in known
+                    if (line[at["model"]], line[at["method"]]) == policy and line[at["category"]] == name
+                ]
+                if points:
+                    axes.plot(*zip(*points, strict=True), **_curve(index, len(points)))
+            axes.axhline(1.0, color="#999999", linewidth=0.8, zorder=1)
+            axes.set_title("All categories" if name == ALL else name, fontsize=9)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        for axes in list(grid.flat)[len(names) :]:
+            axes.set_visible(False)
         for axes in grid[-1]:
             axes.set_xlabel("Update")
-            axes.xaxis.get_major_locator().set_params(integer=True)
+        figure.supylabel("Hardness coefficient alpha", fontsize=9)
         from matplotlib.lines import Line2D
 
         handles = [
-            Line2D([], [], label="all categories" if name == ALL else name, **_curve(index, name, 2))
-            for index, name in enumerate(names)
+            Line2D([], [], label=f"{model}, {method}", **_curve(index, 1))
+            for index, (model, method) in enumerate(policies)
         ]
         figure.legend(
             handles=handles,
             loc="outside lower center",
-            ncols=3,
+            ncols=2,
             frameon=False,
             handlelength=3.5,
             title=f"Above 1: larger updates; mean over seeds{notice}",
@@ -188,29 +193,27 @@ def draw_rewards(reports_of: Mapping[str, Any], reports: Path, *, notice: str = 
         return [path, path.with_suffix(".csv")]
     models = list(dict.fromkeys(line[0] for line in lines))
     groups = list(dict.fromkeys(line[2] for line in lines))
+    panels = [(model, kind) for model in models for kind in kinds]
     with mpl.rc_context(house._STYLE):
         mpl.rcParams["hatch.linewidth"] = 0.7
-        size = (1.4 + len(models) * max(2.8, 0.42 * len(groups)), 1.6 + 2.3 * len(kinds))
+        size = (2.0 + 2.2 * len(panels), 1.6 + 0.42 * len(groups))
         figure = Figure(figsize=size, layout="constrained")
-        grid = figure.subplots(len(kinds), len(models), squeeze=False, sharey=True, sharex=True)
-        for row, kind in zip(grid, kinds, strict=True):
-            for axes, model in zip(row, models, strict=True):
-                for index, reward in enumerate(("category", "static")):
-                    for place, group in enumerate(groups):
-                        cell = next(
-                            (x for x in lines if x[:4] == [model, reward, group, kind] and x[4]), None
-                        )
-                        if cell is not None:
-                            _accuracy_bar(axes, place + (index - 0.5) * 0.38, cell, index)
-                axes.axhline(50, color="#555555", linewidth=0.9, linestyle="--", zorder=3)
-                axes.set_xticks(range(len(groups)), groups, rotation=60, ha="right", rotation_mode="anchor")
-                axes.grid(visible=False, axis="x")
-                axes.set_ylim(0, 104)
-            row[0].set_ylabel(
-                f"Above {'a sample' if kind == 'sample' else kind.replace('_', ' ')}\nreply (%)"
-            )
-        for axes, model in zip(grid[0], models, strict=True):
-            axes.set_title(model)
+        grid = figure.subplots(1, len(panels), squeeze=False, sharey=True, sharex=True)[0]
+        for axes, (model, kind) in zip(grid, panels, strict=True):
+            for index, reward in enumerate(("category", "static")):
+                for place, group in enumerate(groups):
+                    wanted = [model, reward, group, kind]
+                    cell = next((line for line in lines if line[:4] == wanted and line[4]), None)
+                    if cell is not None:
+                        _accuracy_bar(axes, place + (index - 0.5) * 0.38, cell, index)
+            axes.axvline(50, color="#555555", linewidth=0.9, linestyle="--", zorder=3)
+            axes.set_yticks(range(len(groups)), groups)
+            axes.set_ylim(len(groups) - 0.5, -0.5)
+            axes.tick_params(axis="y", length=0)
+            axes.grid(visible=False, axis="y")
+            axes.set_xlim(0, 104)
+            axes.set_title(f"{model}\nagainst: {_KIND.get(kind, kind.replace('_', ' '))}", fontsize=9)
+            axes.set_xlabel("Accuracy (%)")
         from matplotlib.patches import Patch
 
         handles = [
@@ -367,12 +370,12 @@ def _bar(axes: Axes, place: float, width: float, row: Row, index: int) -> None:
 
 
 def _accuracy_bar(axes: Axes, place: float, cell: Sequence[str], index: int) -> None:
-    height = 100 * float(cell[4])
-    axes.bar(place, height, width=0.38, zorder=2, **_fill(index, _REWARD_LOOK))
+    length = 100 * float(cell[4])
+    axes.barh(place, length, height=0.38, zorder=2, **_fill(index, _REWARD_LOOK))
     if cell[5] and cell[6]:
-        bars = [[height - 100 * float(cell[5])], [100 * float(cell[6]) - height]]
+        bars = [[length - 100 * float(cell[5])], [100 * float(cell[6]) - length]]
         axes.errorbar(
-            place, height, yerr=bars, fmt="none", ecolor="#222222", elinewidth=0.8, capsize=1.5, zorder=4
+            length, place, xerr=bars, fmt="none", ecolor="#222222", elinewidth=0.8, capsize=1.5, zorder=4
         )
 
 
@@ -391,16 +394,15 @@ def _patches(figure: Figure, methods: Sequence[str], title: str) -> None:
     )
 
 
-def _curve(index: int, name: str, points: int) -> dict[str, Any]:
-    whole = name == ALL
+def _curve(index: int, points: int) -> dict[str, Any]:
+    step = max(1, math.ceil(points / 6))
     return {
-        "color": "#000000" if whole else house._COLOURS[(index + 1) % len(house._COLOURS)],
-        "linestyle": "-" if whole else _DASHES[index % len(_DASHES)],
-        "linewidth": 2.0 if whole else 1.1,
-        "marker": None if whole else house._MARKERS[index % len(house._MARKERS)],
-        "markevery": max(1, math.ceil(points / 6)),
+        "color": _CURVES[index % len(_CURVES)],
+        "linestyle": _DASHES[index % len(_DASHES)],
+        "linewidth": 1.1,
+        "marker": house._MARKERS[(index + 1) % len(house._MARKERS)],
+        "markevery": (index * step // 4 % max(1, points), step),
         "markersize": 4,
-        "zorder": 4 if whole else 3,
     }
 
 
