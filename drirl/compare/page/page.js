@@ -419,7 +419,7 @@
         const word = verdict(metric, value);
         return make("tr", {}, make("th", { scope: "row" }, metric.name), make("td", {}, value === null ? "missing" : String(value)), make("td", {}, word === "score" || word === "missing" ? "" : word), make("td", {}, visible(metric.judges.join(", "))));
       });
-      part.append(make("table", {}, make("caption", {}, "Scores of this completion"), make("thead", {}, make("tr", {}, ...["Metric", "Score", "Verdict", "Judge"].map((name) => make("th", { scope: "col" }, name)))), make("tbody", {}, ...lines)));
+      part.append(make("div", { class: "scroll" }, make("table", {}, make("caption", {}, "Scores of this completion"), make("thead", {}, make("tr", {}, ...["Metric", "Score", "Verdict", "Judge"].map((name) => make("th", { scope: "col" }, name)))), make("tbody", {}, ...lines))));
       return part;
     }
     /** A text as written, its beginning only if it is very long. */
