@@ -54,6 +54,7 @@ def draw_levels(analysis: Analysis, reports: Path, *, notice: str = "") -> list[
         figure = Figure(figsize=(1.2 + 3.6 * len(models), 0.9 + 2.7 * len(kinds)), layout="constrained")
         grid = figure.subplots(len(kinds), len(models), squeeze=False, sharey="row", sharex=True)
         for line, (benchmark, metric, title) in zip(grid, kinds, strict=True):
+            bottom, cut = _floor(analysis, benchmark, metric)
             for axes, model in zip(line, models, strict=True):
                 for index, method in enumerate(methods):
                     found = [
@@ -65,18 +66,20 @@ def draw_levels(analysis: Analysis, reports: Path, *, notice: str = "") -> list[
                         if row is not None and row.value is not None
                     ]
                     rows += [row for _, row in points]
-                    _line(axes, points, index)
+                    _line(axes, points, index, bottom)
                 axes.set_xticks(range(len(LEVELS)), LEVELS)
                 axes.set_xlim(-0.5, len(LEVELS) - 0.5)
                 axes.grid(visible=False, axis="x")
                 for edge in range(len(LEVELS) - 1):
                     axes.axvline(edge + 0.5, color="#dddddd", linewidth=0.6, zorder=0)
             line[0].set_ylabel(f"{title}\nprompts (%)")
+            if cut:
+                line[0].set_ylim(bottom, 100 + 0.05 * (100 - bottom))
         for axes, model in zip(grid[0], models, strict=True):
             axes.set_title(model)
-        house._legend(
-            figure, analysis, f"By difficulty level; bars: {house._level(analysis)} % intervals{notice}"
-        )
+        below = "; ↓: below the axis" if any(_floor(analysis, *kind[:2])[1] for kind in kinds) else ""
+        title = f"By difficulty level; bars: {house._level(analysis)} % intervals{below}{notice}"
+        house._legend(figure, analysis, title)
         house._save(figure, path)
     house._numbers(path.with_suffix(".csv"), rows)
     return [path, path.with_suffix(".csv")]
@@ -298,17 +301,20 @@ def _draw_gain(
                 axes.plot([effort], [100 * value.value], zorder=3 + index, **house._look(index, 8))
             axes.set_title(model)
             axes.set_xlabel(label)
-            axes.axhline(0, color="#999999", linewidth=0.8, zorder=1)
             axes.set_xlim(left=0)
         grid[0].set_ylabel(
             f"Gain over {base}, points:\n{safety[0].replace(chr(10), ' ').replace(' (%)', '')}"
         )
-        house._legend(
-            figure, analysis, f"Best is top left; bars: {house._level(analysis)} % intervals{notice}"
-        )
+        from matplotlib.lines import Line2D
+
+        shown = sorted({index for _, index, _, _ in drawn})
+        handles = [Line2D([], [], label=analysis.records.methods[i], **house._look(i, 8)) for i in shown]
+        title = f"Best is top left; bars: {house._level(analysis)} % intervals{notice}"
+        columns = min(len(handles), 4)
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, title=title)
         house._save(figure, path)
-    columns = ("model", "method", "reference", "benchmark", "metric", column, "gain", "ci_low", "ci_high")
-    write_csv(path.with_suffix(".csv"), columns, lines)
+    titles = ("model", "method", "reference", "benchmark", "metric", column, "gain", "ci_low", "ci_high")
+    write_csv(path.with_suffix(".csv"), titles, lines)
     return [path, path.with_suffix(".csv")]
 
 
@@ -330,13 +336,39 @@ def _dodge(index: int, count: int, width: float) -> float:
     return (index - (count - 1) / 2) * width / max(1, count)
 
 
-def _line(axes: Axes, points: Sequence[tuple[float, Row]], index: int) -> None:
-    if not points:
+def _floor(analysis: Analysis, benchmark: str, metric: str) -> tuple[float, bool]:
+    """Return where the axis starts, and whether an untrained policy far below it was left out."""
+    known = [
+        (row.method in UNTRAINED, 100 * (row.value or 0.0) - house._whiskers(row)[0])
+        for row in analysis.rows
+        if row.benchmark == benchmark and row.metric.startswith(f"{metric}[level=") and row.value is not None
+    ]
+    trained = min((low for untrained, low in known if not untrained), default=0.0)
+    cut = trained > 30 and any(low < 2 * trained - 100 for untrained, low in known if untrained)
+    return (trained - 0.12 * (100 - trained) - 0.5 if cut else 0.0), cut
+
+
+def _line(axes: Axes, points: Sequence[tuple[float, Row]], index: int, bottom: float) -> None:
+    """Draw a policy over the levels; points below the axis become an arrow with their value."""
+    inside = [(place, row) for place, row in points if 100 * (row.value or 0.0) >= bottom]
+    for place, row in points:
+        if 100 * (row.value or 0.0) < bottom:
+            axes.annotate(
+                f"{row.method} {100 * (row.value or 0.0):.0f} ↓",
+                (place, 0.0),
+                xycoords=("data", "axes fraction"),
+                xytext=(0, 2),
+                textcoords="offset points",
+                ha="center",
+                fontsize=7,
+                color="#444444",
+            )
+    if not inside:
         return
-    x = [place for place, _ in points]
-    y = [100 * (row.value or 0.0) for _, row in points]
-    bars = list(zip(*(house._whiskers(row) for _, row in points), strict=True))
     look = house._look(index, 6)
+    x = [place for place, _ in inside]
+    y = [100 * (row.value or 0.0) for _, row in inside]
+    bars = list(zip(*(house._whiskers(row) for _, row in inside), strict=True))
     axes.plot(x, y, color=look["color"], linewidth=0.8, alpha=0.6, zorder=2)
     axes.errorbar(x, y, yerr=bars, elinewidth=0.8, zorder=3, **look)
 
