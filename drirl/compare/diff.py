@@ -1,13 +1,14 @@
 """``drirl compare runA runB``: two result folders prompt by prompt, and what flipped between them.
 
 The test is McNemar's, exact: of the prompts whose score changed, are as many higher as lower? With several
-seeds a prompt counts once, by its mean over the seeds that both folders have (a sign test; with one seed it
-is McNemar's). It takes the policies as they are and prompts as independent.
+seeds a prompt counts once: a score of 0 or 1 by what more than half of the seeds say (an even split is left
+out), another by its mean. The test takes the policies as they are and prompts as independent.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -74,7 +75,7 @@ class Line:
         prompts: prompts scored in both.
         seeds: seeds that both have.
         before, after: mean over these prompts and seeds, of the first and of the second folder.
-        up, down: prompts whose mean over seeds is higher or lower in the second.
+        up, down: prompts whose score rose or fell, seeds taken together.
         p: of the exact test, two-sided; 1 if no prompt changed.
     """
 
@@ -141,15 +142,12 @@ class Diff:
 
 
 def mcnemar(up: int, down: int) -> float:
-    """Return the two-sided p-value of the exact McNemar test: a binomial test of ``up`` in up + down.
+    """Return the two-sided p-value of the exact McNemar test: twice the smaller binomial tail, at most 1.
 
-    Source: McNemar (1947); exact form as in Fagerland, Lydersen and Laake (2013).
+    Source: McNemar (1947), exact binomial form.
     """
-    if up + down == 0:
-        return 1.0
-    from scipy.stats import binomtest
-
-    return float(binomtest(up, up + down, 0.5).pvalue)
+    tail = sum(math.comb(up + down, count) for count in range(min(up, down) + 1))
+    return min(1.0, 2 * tail / 2 ** (up + down))
 
 
 def compare_folders(
@@ -184,8 +182,8 @@ def compare_folders(
         pairs = [(next(iter(sides[0])), next(iter(sides[1])))]
     else:
         pairs = [(cell, cell) for cell in sides[0] if cell in sides[1]]
-        for side, other, name in ((sides[0], sides[1], first), (sides[1], sides[0], second)):
-            diff.missing += [f"{'/'.join(cell)}: only in {name}" for cell in side if cell not in other]
+        for side, other, folder in ((sides[0], sides[1], first), (sides[1], sides[0], second)):
+            diff.missing += [f"{'/'.join(cell)}: only in {folder}" for cell in side if cell not in other]
     if not pairs:
         lists = [", ".join("/".join(cell) for cell in side) or "none" for side in sides]
         raise DrirlError(
@@ -384,19 +382,24 @@ def _pairs(first: Group, second: Group) -> list[tuple[EvalItem, EvalItem]]:
 
 
 def _line(model: str, method: str, key: tuple[str, str], metric: str, pairs: Pairs) -> Line:
-    changes: dict[str, float] = {}
-    for before, after in pairs:
-        changes[before.item_id] = (
-            changes.get(before.item_id, 0.0) + (after.value or 0.0) - (before.value or 0.0)
-        )
-    up = sum(change > 1e-12 for change in changes.values())
-    down = sum(change < -1e-12 for change in changes.values())
+    binary = all(item.value in (0, 1) for pair in pairs for item in pair)
+    sides: tuple[dict[str, list[float]], dict[str, list[float]]] = ({}, {})
+    for pair in pairs:
+        for side, one in zip(sides, pair, strict=True):
+            side.setdefault(pair[0].item_id, []).append(one.value or 0.0)
+    up = down = 0
+    for name, values in sides[0].items():
+        before, after = sum(values) / len(values), sum(sides[1][name]) / len(values)
+        if binary and 0.5 in (before, after):
+            continue
+        change = (after > 0.5) - (before > 0.5) if binary else after - before
+        up, down = up + (change > 1e-12), down + (change < -1e-12)
     return Line(
         model,
         method,
         key[0],
         metric,
-        len(changes),
+        len(sides[0]),
         len({before.seed for before, _ in pairs}),
         _mean(before for before, _ in pairs),
         _mean(after for _, after in pairs),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -12,7 +13,10 @@ from markupsafe import Markup
 
 __all__ = ["Part", "lead", "sections"]
 
-_OWN = ("Differences from", "By category", "By level", "By difficulty", "Mean reward")
+_FOLDED = re.compile(r"^<details>\n<summary>(.*)</summary>$|^</details>$", re.MULTILINE)
+"""What the report folds away; nothing else in it is HTML, its cells are escaped."""
+
+_OWN = ("All columns", "By category", "By level", "By difficulty", "Mean reward")
 """Sections that the page has as tables of its own, with records behind the cells."""
 
 
@@ -45,14 +49,14 @@ def lead(text: str) -> Markup:
 
 
 def sections(text: str) -> list[Part]:
-    """Return the sections that the page has no table of its own for."""
+    """Return the sections that the page has no table of its own for, folded ones as sections of their own."""
     parser = _parser()
-    tokens = parser.parse(text)
+    tokens = parser.parse(_FOLDED.sub(lambda found: f"## {found[1]}" if found[1] else "", text))
     starts = [i for i, token in enumerate(tokens) if token.type == "heading_open" and token.tag == "h2"]
     parts = []
     for start, end in zip(starts, [*starts[1:], len(tokens)], strict=True):
         title = _plain(tokens[start + 1])
-        if not title.startswith(_OWN):
+        if end > start + 3 and not title.startswith(_OWN):
             parts.append(Part(title, _html(parser, tokens[start + 3 : end], title)))
     return parts
 

@@ -99,13 +99,13 @@ def test_a_folder_against_itself_has_no_flips(two: tuple[Path, Path]) -> None:
 
 
 def test_a_prompt_counts_once_over_its_seeds(tmp_path: Path) -> None:
-    """Prompt 0 rises in both seeds, 1 rises and falls, 2 falls in one."""
-    for name, seeds in (("a", ([0, 0, 1], [0, 1, 1])), ("b", ([1, 1, 1], [1, 0, 0]))):
+    """Of three seeds: prompt 0 rises in two, 1 rises in one and falls in one, 2 falls in two."""
+    for name, seeds in (("a", ([0, 0, 1], [0, 1, 1], [1, 1, 1])), ("b", ([1, 1, 0], [1, 0, 0], [1, 1, 1]))):
         items = [one for seed, values in enumerate(seeds) for one in scored(list(values), seed=seed)]
         write_cell(tmp_path / name, "tiny", "base", items)
     diff = compare_folders(tmp_path / "a", tmp_path / "b")
-    assert (diff.lines[0].prompts, diff.lines[0].seeds, diff.lines[0].up, diff.lines[0].down) == (3, 2, 1, 1)
-    assert len(diff.flips) == 5
+    assert (diff.lines[0].prompts, diff.lines[0].seeds, diff.lines[0].up, diff.lines[0].down) == (3, 3, 1, 1)
+    assert len(diff.flips) == 6
 
 
 def test_out_folders_are_matched_by_name_and_the_rest_is_missing(tmp_path: Path) -> None:

@@ -110,8 +110,10 @@ def test_json_in_a_script_element() -> None:
 def test_markdown_of_the_report_is_harmless() -> None:
     text = (
         "# T\n\n> **Wiring** <img src=x>\n\n| a |\n|---|\n| 1 |\n\nCaption <b>.\n\n![f](f.png)\n\n"
-        "## Differences from `x`\n\nno\n\n## Words\n\n[go](javascript:alert(1)) ![p](http://x/y.png)\n\n"
-        "Rates:\n\n| M <i> |\n|--:|\n| `2` |\n"
+        "## By category: `x`\n\nno\n\n## Words\n\n[go](javascript:alert(1)) ![p](http://x/y.png)\n\n"
+        "Rates:\n\n| M <i> |\n|--:|\n| `2` |\n\n"
+        "## Details\n\n<details>\n<summary>More</summary>\n\n| a |\n|---|\n| 1 |\n\n"
+        "</details>\n"
     )
     above = lead(text)
     assert "<table" not in above
@@ -119,8 +121,10 @@ def test_markdown_of_the_report_is_harmless() -> None:
     assert "<h1" not in above
     assert "<strong>Wiring</strong> &lt;img src=x&gt;" in above
     assert "Caption &lt;b&gt;." in above
-    (part,) = sections(text)
-    assert part.title == "Words"
+    part, folded = sections(text)
+    assert (part.title, folded.title) == ("Words", "More")
+    assert "<caption>More</caption>" in folded.html
+    assert "details" not in folded.html
     assert "<img" not in part.html
     assert "href" not in part.html.replace('href="http://x/y.png"', "")
     assert "<caption>Words, Rates</caption>" in part.html
