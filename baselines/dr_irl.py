@@ -5,10 +5,9 @@ For a prompt q of category j, completions o_1..o_G ~ pi_old and rewards R_i = r_
     A_i = alpha_j(q) * (R_i - mean_i R_i) / (std_i R_i + 1e-4)
     J   = E[ (1/G) sum_i (1/|o_i|) sum_t min(rho A_i, clip(rho, 1 - epsilon, 1 + epsilon) A_i) - beta KL ]
 
-    alpha = alpha_D * alpha_M
-    alpha_D = sigmoid(delta) / sigmoid(mean delta_j),   delta: dissimilarity to the demonstration,
-    sub-sentence wise alpha_M = sigmoid(R_P) / sigmoid(mean R_j),         R: reward of the demonstration
-    minus that of o_i, filtered
+    alpha   = alpha_D * alpha_M
+    alpha_D = sigmoid(delta) / sigmoid(mean delta_j)  delta: dissimilarity to the demonstration, in pieces
+    alpha_M = sigmoid(R_P) / sigmoid(mean R_j)        R_P: mean gap to the demonstration's reward, filtered
 
 Far from the demonstration, in text or in reward, means not learnt yet, so the update is larger. alpha is
 detached and acts after the group normalisation, which would cancel it in the reward. This is GRPO-IRL with

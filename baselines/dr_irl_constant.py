@@ -1,7 +1,6 @@
 """DR-IRL with alpha averaged over the batch: the control that tells hardness from a change of step size.
 
-    A_i = alpha_bar * (R_i - mean_i R_i) / (std_i R_i + 1e-4),   alpha_bar = mean over the prompts of the
-    batch
+    A_i = alpha_bar * (R_i - mean_i R_i) / (std_i R_i + 1e-4),   alpha_bar = mean over the batch's prompts
 
 Everything else, the update of the running means included, is DR-IRL: in every update the mean alpha is the
 one DR-IRL would have used on the same batch, only its distribution over prompts is flat. If DR-IRL is

@@ -6,8 +6,8 @@ Dimension letters: I prompts, K seeds.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,8 @@ class Scores:
         items: I prompts, sorted by id.
         seeds: K training seeds, sorted.
         values: (I, K) score of each prompt and seed; NaN where it is missing.
+        judge: name and version of what gave the scores; over several benchmarks, all of them.
+        template_hash: hash of the chat template the prompts were put in; all of them if seeds differ.
     """
 
     model: str
@@ -68,6 +70,8 @@ class Scores:
     items: tuple[Item, ...]
     seeds: tuple[int, ...]
     values: NDArray[np.float64]
+    judge: str = ""
+    template_hash: str = ""
 
     @property
     def clusters(self) -> tuple[str, ...]:
@@ -125,7 +129,8 @@ def collect(
         benchmarks: keep these only; None keeps all.
         allow_uneven: accept a cell with other seeds instead of refusing.
     Raises:
-        DrirlError: nothing found, malformed records, a record twice, seeds that differ between cells.
+        DrirlError: nothing found, malformed records, a record twice, seeds or judges that differ between
+            cells.
     """
     out = Path(out)
     records = Records(tuple(models), tuple(methods))
@@ -144,6 +149,7 @@ def collect(
         )
     if benchmarks is not None:
         _keep(records, benchmarks)
+    _check_judges(records)
     for cell in records.cells.values():
         cell.update(_pooled(cell))
     for model in models:
@@ -158,10 +164,11 @@ def collect(
 
 
 def _read_cell(folder: Path, model: str, method: str) -> dict[Key, Scores]:
-    direction = {
-        (run.benchmark, run.metric): run.higher_is_better
-        for run in read_jsonl(folder / "runs.jsonl", RunRecord)
-    }
+    runs = read_jsonl(folder / "runs.jsonl", RunRecord)
+    direction = {(run.benchmark, run.metric): run.higher_is_better for run in runs}
+    templates: dict[Key, set[str]] = {}
+    for run in runs:
+        templates.setdefault((run.benchmark, run.metric), set()).add(run.template_hash)
     grouped: dict[Key, dict[tuple[str, int], EvalItem]] = {}
     path = folder / "items.jsonl"
     for item in read_jsonl(path, EvalItem):
@@ -185,8 +192,34 @@ def _read_cell(folder: Path, model: str, method: str) -> dict[Key, Scores]:
             raise DrirlError(
                 f"{folder / 'runs.jsonl'}: no run record for {key[0]}, {key[1]}, which has items"
             )
-        cell[key] = _matrix(model, method, key, direction[key], group)
+        judges = sorted({item.judge for item in group.values()})
+        if len(judges) > 1:
+            raise DrirlError(
+                f"{path}: {key[0]}, {key[1]} was judged by {' and by '.join(map(repr, judges))}; judges do "
+                f"not mix in one score, so rerun the stage evaluate of {model}/{method}"
+            )
+        scores = _matrix(model, method, key, direction[key], group)
+        template = _joined(templates[key])
+        cell[key] = replace(scores, judge=judges[0], template_hash=template)
     return cell
+
+
+def _joined(names: Iterable[str]) -> str:
+    return " ".join(sorted({part for name in names for part in name.split(" ")} - {""}))
+
+
+def _check_judges(records: Records) -> None:
+    """Refuse a column of the tables whose scores come from different judges."""
+    first: dict[Key, tuple[str, str]] = {}
+    for (model, method), cell in records.cells.items():
+        for key, scores in cell.items():
+            judge, where = first.setdefault(key, (scores.judge, f"{model}/{method}"))
+            if scores.judge != judge:
+                raise DrirlError(
+                    f"{key[0]}, {key[1]}: judged by '{judge}' in {where}, by '{scores.judge}' in "
+                    f"{model}/{method}; scores of two judges do not compare: rerun the stage evaluate of one "
+                    "or leave it out (--methods, --models)"
+                )
 
 
 def _matrix(
@@ -278,6 +311,8 @@ def pool(parts: Sequence[Scores]) -> Scores:
         tuple(items),
         seeds,
         np.concatenate(blocks),  # (sum of I, K)
+        _joined(part.judge for part in parts),
+        _joined(part.template_hash for part in parts),
     )
 
 
@@ -307,15 +342,11 @@ def select(scores: Scores, by: str, wanted: str) -> Scores | None:
     keep = [number for number, item in enumerate(scores.items) if has(item, by, wanted)]
     if not keep:
         return None
-    return Scores(
-        scores.model,
-        scores.method,
-        scores.benchmark,
-        f"{scores.metric}[{by}={wanted}]",
-        scores.higher_is_better,
-        tuple(scores.items[number] for number in keep),
-        scores.seeds,
-        scores.values[keep],
+    return replace(
+        scores,
+        metric=f"{scores.metric}[{by}={wanted}]",
+        items=tuple(scores.items[number] for number in keep),
+        values=scores.values[keep],
     )
 
 

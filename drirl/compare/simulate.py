@@ -1,23 +1,25 @@
-"""How often the intervals cover the truth, on made-up policies whose true rate is known.
+"""How often intervals hold the truth and tests err, on made-up policies whose true rate is known.
 
 A prompt's score in one seed is 1 where a sum of four normal effects exceeds a threshold: training seed,
-intent, prompt, and the two together. The true rate is then a normal probability. Run
-``python -m drirl.compare.simulate`` to print the table of docs/statistics.md.
+intent, prompt, and the two together. The true rate is then a normal probability. Prompts, intents and seeds
+are as many as the headline table has. ``python -m drirl.compare.simulate`` prints the tables of
+docs/statistics.md.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
+from drirl.compare.significance import detectable, mcnemar
 from drirl.compare.stats import Bootstrap
 
-__all__ = ["SCENARIOS", "Coverage", "Scenario", "coverage", "difference_coverage", "draw"]
+__all__ = ["SEED_SDS", "SIZES", "WORLDS", "Found", "Scenario", "Size", "draw", "simulate"]
 
 Array = NDArray[np.float64]
 
@@ -41,27 +43,50 @@ class Scenario:
 
 
 @dataclass(frozen=True)
-class Coverage:
-    """Share of intervals that held the truth, of those that excluded zero, and their mean width."""
+class Size:
+    """Prompts and intents of one column of the headline table."""
+
+    name: str
+    prompts: int
+    intents: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """Shares of the repetitions in one scenario, and means.
+
+    Attributes:
+        covered: the interval of one method holds its true rate.
+        difference_covered: the paired interval of two methods holds their true difference.
+        decided: the deciding test says the two methods differ, p below 1 - confidence.
+        flipped: the same without the seed part: signs of intents flipped only.
+        mcnemar: the same with McNemar's exact test.
+        width: mean width of the interval of one method.
+        detectable: mean of the smallest difference stated to be detectable.
+    """
 
     covered: float
-    excludes_zero: float
+    difference_covered: float
+    decided: float
+    flipped: float
+    mcnemar: float
     width: float
+    detectable: float
 
 
-def _scenarios() -> Iterator[Scenario]:
-    worlds = {
-        "mixed": (0.7, 1.0, 0.5),
-        "intents decide": (1.2, 0.5, 0.3),
-        "noise decides": (0.3, 0.3, 1.0),
-    }
-    for rate in (0.5, 0.85, 0.97, 0.99):
-        for seed_sd in (0.0, 0.15, 0.4):
-            for name, sizes in worlds.items():
-                yield Scenario(name, rate, seed_sd, *sizes)
+SIZES = (
+    Size("refusal, one level", 278, 139),
+    Size("false refusal, benign", 360, 145),
+    Size("false refusal, contrast", 240, 44),
+    Size("helpfulness", 152, 94),
+    Size("one category", 120, 20),
+)
+"""The sizes of the default profile; the three difficulty levels have 262 to 278 prompts."""
 
+WORLDS = {"mixed": (0.7, 1.0, 0.5), "intents decide": (1.2, 0.5, 0.3), "noise decides": (0.3, 0.3, 1.0)}
+"""Standard deviations of the effects of intent, prompt, and prompt with seed."""
 
-SCENARIOS = tuple(_scenarios())
+SEED_SDS = (0.0, 0.15, 0.4)
 
 
 def draw(
@@ -71,85 +96,119 @@ def draw(
     prompts: int,
     intents: int,
     seeds: int,
-    methods: int = 1,
+    methods: Sequence[Scenario] | None = None,
 ) -> tuple[list[Array], list[str]]:
-    """Draw scores (prompts, seeds) of each method on the same prompts, and the intents of the prompts."""
+    """Draw scores (prompts, seeds) of each method on the same prompts, and the intents of the prompts.
+
+    Intent and prompt effects are those of ``scenario``; ``methods`` (default: it alone) give the rate and the
+    seed effect of each.
+    """
     index = np.sort(np.concatenate([np.arange(intents), generator.integers(0, intents, prompts - intents)]))
     shared = scenario.intent_sd * generator.standard_normal(intents)[
         index
     ] + scenario.prompt_sd * generator.standard_normal(prompts)
     scores = []
-    for _ in range(methods):
+    for method in methods or (scenario,):
         latent = (
-            scenario.threshold
+            method.threshold
             + shared[:, None]
-            + scenario.seed_sd * generator.standard_normal((1, seeds))
-            + scenario.noise_sd * generator.standard_normal((prompts, seeds))
+            + method.seed_sd * generator.standard_normal((1, seeds))
+            + method.noise_sd * generator.standard_normal((prompts, seeds))
         )
         scores.append((latent > 0).astype(float))
     return scores, [f"intent{number:04d}" for number in index]
 
 
-def coverage(
-    scenario: Scenario,
+def simulate(
+    first: Scenario,
+    second: Scenario | None = None,
     *,
     repeats: int,
-    prompts: int = 200,
-    intents: int = 60,
+    size: Size = SIZES[0],
     seeds: int = 3,
     draws: int = 1000,
-) -> Coverage:
-    """Return how often the interval of one method's rate holds the true rate."""
-    bootstrap = Bootstrap(seed=0, draws=draws)
-    generator = np.random.default_rng(1)
-    hits, width = 0, 0.0
+    confidence: float = 0.95,
+) -> Found:
+    """Draw two methods ``repeats`` times and count what intervals and tests say; default: equal methods."""
+    second = second or first
+    bootstrap = Bootstrap(seed=0, draws=draws, confidence=confidence)
+    generator = np.random.default_rng([1, size.prompts, size.intents])
+    counts = np.zeros(7)
     for number in range(repeats):
-        (scores,), clusters = draw(scenario, generator, prompts=prompts, intents=intents, seeds=seeds)
-        estimate = bootstrap.interval(scores, clusters, key=str(number))
-        assert estimate.low is not None
-        assert estimate.high is not None
-        hits += estimate.low <= scenario.rate <= estimate.high
-        width += estimate.high - estimate.low
-    return Coverage(hits / repeats, 0.0, width / repeats)
-
-
-def difference_coverage(
-    scenario: Scenario,
-    *,
-    repeats: int,
-    prompts: int = 200,
-    intents: int = 60,
-    seeds: int = 3,
-    draws: int = 1000,
-) -> Coverage:
-    """Return how often the paired interval of two equal methods holds zero, and misses it."""
-    bootstrap = Bootstrap(seed=0, draws=draws)
-    generator = np.random.default_rng(2)
-    false_positives, width = 0, 0.0
-    for number in range(repeats):
-        (first, second), clusters = draw(
-            scenario, generator, prompts=prompts, intents=intents, seeds=seeds, methods=2
+        (one, two), clusters = draw(
+            first,
+            generator,
+            prompts=size.prompts,
+            intents=size.intents,
+            seeds=seeds,
+            methods=(first, second),
         )
-        estimate = bootstrap.difference(first, second, clusters, keys=(f"a{number}", f"b{number}"))
-        assert estimate.low is not None
-        assert estimate.high is not None
-        false_positives += estimate.excludes_zero
-        width += estimate.high - estimate.low
-    return Coverage(1 - false_positives / repeats, false_positives / repeats, width / repeats)
-
-
-def main(repeats: int = 400) -> None:
-    """Print coverage of both intervals in every scenario as a Markdown table."""
-    print("| true rate | seed effect | what decides | covered | width | false differences |")
-    print("|---|---|---|---|---|---|")
-    for scenario in SCENARIOS:
-        one = coverage(scenario, repeats=repeats)
-        two = difference_coverage(scenario, repeats=repeats)
-        print(
-            f"| {scenario.rate:.2f} | {scenario.seed_sd} | {scenario.name} | {100 * one.covered:.1f} % "
-            f"| {100 * one.width:.1f} | {100 * two.excludes_zero:.1f} % |",
-            flush=True,
+        keys = (f"a{number}", f"b{number}")
+        alone = bootstrap.interval(one, clusters, key=keys[0])
+        gap = bootstrap.difference(one, two, clusters, keys=keys)
+        assert alone.low is not None
+        assert alone.high is not None
+        assert gap.low is not None
+        assert gap.high is not None
+        assert gap.margin is not None
+        decided = bootstrap.permutation(one, two, clusters, keys=keys)
+        flipped = bootstrap.permutation(one.mean(1)[:, None], two.mean(1)[:, None], clusters, keys=keys)
+        exact = mcnemar(one, two)
+        assert decided is not None
+        assert flipped is not None
+        assert exact is not None
+        counts += (
+            alone.low <= first.rate <= alone.high,
+            gap.low <= first.rate - second.rate <= gap.high,
+            decided <= 1 - confidence,
+            flipped <= 1 - confidence,
+            exact <= 1 - confidence,
+            alone.high - alone.low,
+            detectable(gap.margin, confidence),
         )
+    return Found(*(float(count) for count in counts / repeats))
+
+
+def _line(names: Sequence[str], found: Found) -> str:
+    shares = (found.covered, found.difference_covered, found.decided, found.flipped, found.mcnemar)
+    cells = [*names, *(f"{100 * share:.1f}" for share in shares), f"{100 * found.width:.0f}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def _title(*names: str) -> None:
+    last = ("covered", "difference covered", "false: deciding", "intents only", "McNemar", "width")
+    titles = (*names, *last)
+    print(f"\n| {' | '.join(titles)} |\n{'|---' * len(titles)}|")
+
+
+def main(repeats: int = 300) -> None:
+    """Print all tables of docs/statistics.md as Markdown, numbers in percent."""
+    print(f"Standard error of a share near 5 %: {100 * math.sqrt(0.05 * 0.95 / repeats):.1f} points")
+    _title("size", "prompts / intents", "rate", "seed effect")
+    for size in SIZES:
+        for rate in (0.85, 0.97):
+            for seed_sd in SEED_SDS:
+                scenario = Scenario("mixed", rate, seed_sd, *WORLDS["mixed"])
+                names = (size.name, f"{size.prompts} / {size.intents}", f"{rate:.2f}", f"{seed_sd}")
+                print(_line(names, simulate(scenario, repeats=repeats, size=size)), flush=True)
+    _title("what decides", "rate", "seed effect")
+    for name in ("intents decide", "noise decides"):
+        for rate in (0.5, 0.97):
+            for seed_sd in SEED_SDS:
+                scenario = Scenario(name, rate, seed_sd, *WORLDS[name])
+                found = simulate(scenario, repeats=repeats)
+                print(_line((name, f"{rate:.2f}", f"{seed_sd}"), found), flush=True)
+    for rate in (0.85, 0.97):
+        steady, varied = (Scenario("mixed", rate, seed_sd, *WORLDS["mixed"]) for seed_sd in (0.0, 0.4))
+        found = simulate(varied, steady, repeats=repeats)
+        print(_line(("mixed", f"{rate:.2f}", "0.4 against 0"), found), flush=True)
+    print("\n| rate | seed effect | stated as detectable | found |\n|---|---|---|---|")
+    for seed_sd in SEED_SDS:
+        start = Scenario("mixed", 0.85, seed_sd, *WORLDS["mixed"])
+        stated = simulate(start, repeats=repeats).detectable
+        lower = Scenario("mixed", 0.85 - stated, seed_sd, *WORLDS["mixed"])
+        power = simulate(start, lower, repeats=repeats).decided
+        print(f"| 0.85 | {seed_sd} | {100 * stated:.1f} | {100 * power:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,10 @@ is. Instead each draw first draws how large the variance between seeds may be, g
 inverse chi-square with K-1 degrees of freedom), takes off what redrawing prompts explains, and then draws
 the mean of K seeds. With three seeds this is as wide as Student's t with two degrees of freedom.
 
+Whether two methods differ is decided by a permutation test: under the null the difference of an intent is as
+likely to point the other way, so its sign is flipped. Flipping intents alone takes a lucky seed for a better
+method, so the same seed part is added to the null.
+
 Dimension letters: I prompts, K seeds, C clusters, B draws, R seed draws per cluster draw.
 """
 
@@ -16,7 +20,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -27,6 +31,8 @@ __all__ = ["Bootstrap", "Estimate", "agresti_min", "wilson"]
 Array = NDArray[np.float64]
 
 _SEED_DRAWS = 8
+_TIE = 1e-6
+"""Differences closer than this are equal; the float32 of the flipped signs is about 1e-7 per unit."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,7 @@ class Estimate:
         n: prompts with at least one score.
         clusters: distinct intents among them.
         seeds: training seeds averaged over.
+        margin: half the width of the interval before it was cut to what is possible.
     """
 
     value: float
@@ -45,6 +52,7 @@ class Estimate:
     n: int
     clusters: int
     seeds: int
+    margin: float | None = None
 
     @property
     def excludes_zero(self) -> bool:
@@ -96,6 +104,18 @@ class _Means:
         return float(contrast.var(0).sum() / (count - 1) * clusters / (clusters - 1))
 
 
+@dataclass(frozen=True)
+class _Pair:
+    """Two policies on the prompts both have; ``by_cluster`` (C,) is what each adds to the difference."""
+
+    size: Estimate
+    values: Array
+    reference: Array
+    names: tuple[str, ...]
+    means: list[_Means]
+    by_cluster: Array
+
+
 @dataclass
 class Bootstrap:
     """Seeded bootstrap; the same clusters get the same redraws, so cells are compared on equal terms.
@@ -110,8 +130,7 @@ class Bootstrap:
     draws: int = 2000
     confidence: float = 0.95
     _weights: dict[tuple[str, ...], Array] = field(default_factory=dict, repr=False, compare=False)
-
-    _seeds: dict[tuple[str, int], tuple[Array, Array]] = field(
+    _signs: dict[tuple[str, ...], NDArray[np.float32]] = field(
         default_factory=dict, repr=False, compare=False
     )
 
@@ -139,8 +158,10 @@ class Bootstrap:
         if rate:
             floor = self._wilson(means, value, len(values), len(names))
             low, high = min(low, floor[0]), max(high, floor[1])
+        margin = (high - low) / 2
+        if rate:
             low, high = max(0.0, low), min(1.0, high)
-        return Estimate(value, low, high, size.n, size.clusters, size.seeds)
+        return replace(size, low=low, high=high, margin=margin)
 
     def difference(
         self,
@@ -154,8 +175,8 @@ class Bootstrap:
         """Return mean(values) - mean(reference) on the same prompts with its interval.
 
         Clusters are redrawn jointly (paired). The seeds of two methods are separate trainings, also where
-        the numbers agree, so their variances add. One variance is estimated for both, from K1 + K2 - 2
-        degrees of freedom, as in the t-test for two samples. A policy with one seed adds none.
+        the numbers agree, so their variances add. The sum has Welch's degrees of freedom, between the
+        smaller of K1-1 and K2-1 and their sum. A policy with one seed adds no variance.
 
         Args:
             values: (I, K1) scores of one policy.
@@ -165,26 +186,110 @@ class Bootstrap:
         Raises:
             ValueError: no common prompt, or a seed without any score.
         """
+        pair = self._pair(values, reference, clusters)
+        size = pair.size
+        if len(pair.names) < 2:
+            return size
+        spread = self._cluster_part(pair.means, pair.names) + self._seed_part(
+            pair.means, len(pair.names), keys
+        )
+        low, high = self._percentiles(size.value + spread)
+        if rate:
+            gap = np.nanmean(pair.values, 1) - np.nanmean(pair.reference, 1)  # (I,)
+            floor = agresti_min(gap, self.confidence)
+            low, high = min(low, floor[0]), max(high, floor[1])
+        margin = (high - low) / 2
+        if rate:
+            low, high = max(-1.0, low), min(1.0, high)
+        return replace(size, low=low, high=high, margin=margin)
+
+    def permutation(
+        self, values: Array, reference: Array, clusters: Sequence[str], *, keys: tuple[str, str]
+    ) -> float | None:
+        """Return the two-sided p-value of mean(values) - mean(reference) on the same prompts.
+
+        The sign of the summed difference of each cluster is flipped at random, ``draws`` times, and the
+        deviation that seeds alone may cause is added (none for policies with one seed: then this is the
+        plain paired permutation test). p = (1 + draws at least as far from zero) / (1 + draws); a draw as
+        far as the difference seen counts as farther. Arguments as for :meth:`difference`.
+
+        Returns:
+            p in 0..1; None with fewer than two clusters, from which nothing can be told.
+        """
+        pair = self._pair(values, reference, clusters)
+        if len(pair.names) < 2:
+            return None
+        parts = pair.by_cluster  # (C,), sums to the difference
+        moved = np.flatnonzero(np.abs(parts) > _TIE)
+        flipped = self._signs_of(pair.names)[:, moved] @ parts[moved].astype(np.float32)  # (B,)
+        null = flipped.astype(float) + self._seed_part(pair.means, len(pair.names), keys)  # (R, B)
+        return float((1 + (np.abs(null) >= abs(pair.size.value) - _TIE).sum()) / (1 + null.size))
+
+    def improvement(
+        self, tasks: Sequence[tuple[Array, Array, Sequence[str], bool]], *, keys: tuple[str, str]
+    ) -> Estimate | None:
+        """Return how often a run of one method beats a run of the other on a task drawn at random.
+
+        Every seed of one is set against every seed of the other on each task; equal means count half. The
+        interval redraws the clusters of each task, and the seeds with replacement, the same in all tasks,
+        for one policy is scored on all of them. With three seeds it is narrower than it should be.
+
+        Args:
+            tasks: values (I, K1), reference (I, K2), clusters (I,) and whether higher is better.
+            keys: names of the two policies.
+        Returns:
+            ``n`` is the number of tasks; None if there are none.
+        Source: probability of improvement, Agarwal et al. (2021), arXiv:2108.13264.
+        """
+        seen, drawn, seeds = [], [], 0
+        chosen: dict[tuple[int, int], tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+        for values, reference, clusters, higher in tasks:
+            pair = self._pair(values, reference, clusters)
+            first, second = pair.means
+            sign = 1.0 if higher else -1.0
+            seen.append(float(_wins(sign * first.seen[None], sign * second.seen[None])[0]))
+            sizes = (len(first.seen), len(second.seen))
+            if sizes not in chosen:
+                generator = np.random.default_rng([self.seed, *sizes, zlib.crc32("\n".join(keys).encode())])
+                one = generator.integers(0, sizes[0], (self.draws, sizes[0]))
+                chosen[sizes] = one, generator.integers(0, sizes[1], (self.draws, sizes[1]))
+            mine, theirs = chosen[sizes]
+            drawn.append(
+                _wins(
+                    sign * np.take_along_axis(first.drawn, mine, 1),
+                    sign * np.take_along_axis(second.drawn, theirs, 1),
+                )
+            )
+            seeds = max(seeds, min(sizes))
+        if not seen:
+            return None
+        low, high = self._percentiles(np.mean(drawn, axis=0))
+        return Estimate(float(np.mean(seen)), low, high, len(seen), 0, seeds)
+
+    def _pair(self, values: Array, reference: Array, clusters: Sequence[str]) -> _Pair:
+        """Keep the prompts both have; raise ValueError if none is left or a seed has no score there."""
         both = np.asarray(~np.isnan(values).all(1) & ~np.isnan(reference).all(1))
         kept = [cluster for cluster, keep in zip(clusters, both, strict=True) if keep]
         values, reference = values[both], reference[both]
-        names, sums, counts = _by_cluster(values, kept)
-        first = self._means(names, sums, counts)
-        _, sums, counts = _by_cluster(reference, kept)
-        second = self._means(names, sums, counts)
-        value = float(first.seen.mean() - second.seen.mean())
-        size = Estimate(value, None, None, len(values), len(names), min(values.shape[1], reference.shape[1]))
-        if len(names) < 2:
-            return size
-        spread = self._cluster_part([first, second], names) + self._seed_part(
-            [first, second], len(names), keys
-        )
-        low, high = self._percentiles(value + spread)
-        if rate:
-            gap = np.nanmean(values, 1) - np.nanmean(reference, 1)  # (I,)
-            floor = agresti_min(gap, self.confidence)
-            low, high = max(-1.0, min(low, floor[0])), min(1.0, max(high, floor[1]))
-        return Estimate(value, low, high, size.n, size.clusters, size.seeds)
+        names, *first = _by_cluster(values, kept)
+        _, *second = _by_cluster(reference, kept)
+        sums, counts = [first[0], second[0]], [first[1], second[1]]
+        means = [self._means(names, sums[i], counts[i]) for i in (0, 1)]
+        value = float(means[0].seen.mean() - means[1].seen.mean())
+        # About the common mean, so that a cluster of which one method lacks a score does not count as lost.
+        middle = float(means[0].seen.mean() + means[1].seen.mean()) / 2
+        shares = [((sums[i] - middle * counts[i]) / counts[i].sum(0)).mean(1) for i in (0, 1)]  # (C,)
+        seeds = min(values.shape[1], reference.shape[1])
+        size = Estimate(value, None, None, len(values), len(names), seeds)
+        return _Pair(size, values, reference, names, means, np.asarray(shares[0] - shares[1]))
+
+    def _signs_of(self, names: tuple[str, ...]) -> NDArray[np.float32]:
+        """Return +1 or -1 for each draw and cluster, (B, C)."""
+        if names not in self._signs:
+            generator = np.random.default_rng([self.seed, zlib.crc32("\n".join(names).encode()), 1])
+            signs = generator.integers(0, 2, (self.draws, len(names)), dtype=np.int8)
+            self._signs[names] = 2 * signs.astype(np.float32) - 1
+        return self._signs[names]
 
     def _draws_of(self, names: tuple[str, ...]) -> Array:
         """Return how often each cluster is drawn, (B, C)."""
@@ -218,25 +323,19 @@ class Bootstrap:
     def _seed_part(self, means: Sequence[_Means], clusters: int, keys: Sequence[str]) -> Array:
         """Return deviations due to the seeds of one policy or of a difference of two, (R, B)."""
         trained = [one for one in means if len(one.seen) > 1]
-        freedom = sum(len(one.seen) - 1 for one in trained)
-        if freedom == 0:
+        squares = [one.between_seeds / len(one.seen) for one in trained]  # variances of the means
+        total = sum(squares)
+        if total == 0:
             return np.zeros((1, self.draws))
-        normal, chi_square = self._seed_draws("\n".join(keys), freedom)
-        squares = sum((len(one.seen) - 1) * one.between_seeds for one in trained)
-        explained = sum((len(one.seen) - 1) * one.explained(clusters) for one in trained) / freedom
-        variance = (squares / chi_square - explained).clip(min=0)  # of one seed
-        return np.asarray(normal * np.sqrt(variance * sum(1 / len(one.seen) for one in trained)))
-
-    def _seed_draws(self, key: str, freedom: int) -> tuple[Array, Array]:
-        """Return standard normal and chi-square draws, (R, B) each, the same for every metric of a key."""
-        if (key, freedom) not in self._seeds:
-            generator = np.random.default_rng([self.seed, zlib.crc32(key.encode())])
-            shape = (_SEED_DRAWS, self.draws)
-            self._seeds[key, freedom] = (
-                generator.standard_normal(shape),
-                generator.chisquare(freedom, shape),
-            )
-        return self._seeds[key, freedom]
+        freedom = total**2 / sum(
+            square**2 / (len(one.seen) - 1) for square, one in zip(squares, trained, strict=True)
+        )
+        explained = sum(one.explained(clusters) / len(one.seen) for one in trained)
+        generator = np.random.default_rng([self.seed, zlib.crc32("\n".join(keys).encode())])
+        normal = generator.standard_normal((_SEED_DRAWS, self.draws))
+        chi_square = generator.chisquare(freedom, (_SEED_DRAWS, self.draws))
+        variance = (total * freedom / chi_square - explained).clip(min=0)
+        return np.asarray(normal * np.sqrt(variance))
 
     def _wilson(self, means: _Means, value: float, n: int, clusters: int) -> tuple[float, float]:
         """Return Wilson's interval for as many independent prompts as the clustered ones are worth."""
@@ -248,6 +347,12 @@ class Bootstrap:
         tail = (1 - self.confidence) / 2
         low, high = np.quantile(sample, [tail, 1 - tail])
         return float(low), float(high)
+
+
+def _wins(first: Array, second: Array) -> Array:
+    """Return the share of pairs of seeds that the first wins, ties half, (B, K1) and (B, K2) -> (B,)."""
+    gap = first[:, :, None] - second[:, None, :]  # (B, K1, K2)
+    return np.asarray(((gap > _TIE) + 0.5 * (np.abs(gap) <= _TIE)).mean((1, 2)))
 
 
 def _present(values: Array, clusters: Sequence[str]) -> tuple[Array, list[str]]:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from drirl.compare.collect import Records, Scores, slices
-from drirl.compare.names import TRAINING
+from drirl.compare.names import ALL, POOLED, TRAINING
 from drirl.compare.published import Published
+from drirl.compare.significance import cohens_h, detectable, holm, mcnemar, standardised
 from drirl.compare.stats import Bootstrap, Estimate
 from drirl.records import atomic_write
 
-__all__ = ["COLUMNS", "DIFFERENCE_COLUMNS", "Analysis", "Difference", "Row", "number", "write_csv"]
+__all__ = ["COLUMNS", "DIFFERENCE_COLUMNS", "Analysis", "Difference", "Row", "number", "small", "write_csv"]
 
 COLUMNS = (
     "model",
@@ -30,7 +32,11 @@ COLUMNS = (
     "seeds",
     "published",
     "published_source",
+    "deviation",
+    "judge",
+    "template_hash",
 )
+"""The first twelve are a contract; further ones come after them."""
 
 DIFFERENCE_COLUMNS = (
     "model",
@@ -44,6 +50,12 @@ DIFFERENCE_COLUMNS = (
     "ci_high",
     "n",
     "intents",
+    "seeds",
+    "p_permutation",
+    "p_holm",
+    "p_mcnemar",
+    "effect_size",
+    "minimum_detectable",
 )
 
 COUNTS = ("updates", "generated_tokens", "trained_tokens")
@@ -66,6 +78,13 @@ class Row:
     clusters: int | None = None
     published: float | None = None
     published_source: str = ""
+    judge: str = ""
+    template_hash: str = ""
+
+    @property
+    def deviation(self) -> float | None:
+        """Ours minus the published value; None where there is no published value of the same cell."""
+        return None if self.value is None or self.published is None else self.value - self.published
 
     def cells(self) -> list[str]:
         """Return the texts of one line of comparison.csv."""
@@ -82,12 +101,26 @@ class Row:
             "" if self.seeds is None else str(self.seeds),
             number(self.published),
             self.published_source,
+            number(self.deviation),
+            self.judge,
+            self.template_hash,
         ]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One method minus the reference on the same prompts; ``estimate`` is None where a cell is missing."""
+    """One method minus the reference on the same prompts; ``estimate`` is None where a cell is missing.
+
+    Attributes:
+        p_permutation: of the deciding test (:meth:`Bootstrap.permutation`).
+        p_holm: the same after Holm's correction over the methods set against this reference on this model,
+            benchmark and metric.
+        p_mcnemar: of McNemar's exact test; None for scores other than 0 and 1.
+        effect_size: Cohen's h of two shares, else the standardised mean of the paired differences.
+        minimum_detectable: smallest true difference found with 80 % power at this size.
+
+    The last five are filled in by :meth:`Analysis.tested` and :meth:`Analysis.differences`.
+    """
 
     model: str
     method: str
@@ -96,6 +129,22 @@ class Difference:
     metric: str
     higher_is_better: bool
     estimate: Estimate | None
+    p_permutation: float | None = None
+    p_holm: float | None = None
+    p_mcnemar: float | None = None
+    effect_size: float | None = None
+    minimum_detectable: float | None = None
+
+    def significant(self, level: float) -> bool:
+        """Return whether the corrected p-value is below ``level`` (for example 0.05)."""
+        return self.p_holm is not None and self.p_holm < level
+
+    @property
+    def better(self) -> bool:
+        """Whether the value, as seen, is better than that of the reference."""
+        return self.estimate is not None and (
+            self.estimate.value > 0 if self.higher_is_better else self.estimate.value < 0
+        )
 
     def cells(self) -> list[str]:
         """Return the texts of one line of differences.csv."""
@@ -112,6 +161,12 @@ class Difference:
             number(estimate.high if estimate else None),
             str(estimate.n) if estimate else "",
             str(estimate.clusters) if estimate else "",
+            str(estimate.seeds) if estimate else "",
+            number(self.p_permutation),
+            number(self.p_holm),
+            small(self.p_mcnemar),
+            number(self.effect_size),
+            number(self.minimum_detectable),
         ]
 
 
@@ -131,7 +186,7 @@ class Analysis:
         self._rates = self._find_rates()
         self._rows: dict[tuple[str, str, str, str], Row] = {}
         self._differences: dict[tuple[str, str, str, str, str], Difference] = {}
-        self._directions: dict[tuple[str, str], bool] = {}
+        self._tested: dict[tuple[str, str, str, str], dict[str, Difference]] = {}
         for row in self._build():
             self._rows[row.model, row.method, row.benchmark, row.metric] = row
 
@@ -161,19 +216,95 @@ class Analysis:
             self._differences[key] = Difference(*key, row.higher_is_better, estimate)
         return self._differences[key]
 
+    def tested(
+        self, model: str, method: str, reference: str, benchmark: str, metric: str
+    ) -> Difference | None:
+        """Return method minus reference with p-values, effect size and minimum detectable difference."""
+        return self.family(model, reference, benchmark, metric).get(method)
+
+    def family(self, model: str, reference: str, benchmark: str, metric: str) -> dict[str, Difference]:
+        """Return the tested differences of all methods from ``reference``, corrected together, by method."""
+        key = (model, reference, benchmark, metric)
+        if key not in self._tested:
+            found = {}
+            for method in self.records.methods:
+                if method != reference and benchmark != TRAINING:
+                    one = self.difference(model, method, reference, benchmark, metric)
+                    if one is not None:
+                        found[method] = self._with_tests(one)
+            p_values = {
+                method: one.p_permutation for method, one in found.items() if one.p_permutation is not None
+            }
+            for method, p_value in holm(p_values).items():
+                found[method] = replace(found[method], p_holm=p_value)
+            self._tested[key] = found
+        return self._tested[key]
+
     def differences(self, reference: str) -> list[Difference]:
-        """Return every method minus ``reference`` on every metric of completions."""
+        """Return every method minus ``reference`` on every metric of completions, tested."""
         found = []
         for row in self.rows:
             if row.method != reference and row.benchmark != TRAINING:
-                difference = self.difference(row.model, row.method, reference, row.benchmark, row.metric)
+                difference = self.tested(row.model, row.method, reference, row.benchmark, row.metric)
                 if difference is not None:
                     found.append(difference)
         return found
 
+    def improvement(self, model: str, method: str, reference: str) -> Estimate | None:
+        """Return the probability that ``method`` improves on ``reference`` on a benchmark drawn at random.
+
+        Benchmarks count once each, by their own metric: no slices, nothing pooled over benchmarks. Those
+        that either method lacks are left out; ``n`` says how many are in. None if there is none.
+        """
+        tasks = []
+        for benchmark, metric in self.records.keys():
+            if benchmark == ALL or metric in POOLED:
+                continue
+            pair = self._pair(model, method, reference, benchmark, metric)
+            row = self.row(model, method, benchmark, metric)
+            if pair is not None and row is not None:
+                tasks.append((*pair, row.higher_is_better))
+        return self.bootstrap.improvement(tasks, keys=(f"{model}/{method}", f"{model}/{reference}"))
+
+    def _with_tests(self, difference: Difference) -> Difference:
+        estimate = difference.estimate
+        model, method, reference = difference.model, difference.method, difference.reference
+        pair = self._pair(model, method, reference, difference.benchmark, difference.metric)
+        if estimate is None or pair is None:
+            return difference
+        values, others, clusters = pair
+        if self.is_rate(difference.benchmark, difference.metric):
+            start = float(np.nanmean(others, 0).mean())
+            effect: float | None = cohens_h(start + estimate.value, start)
+        else:
+            effect = standardised(values, others)
+        margin = estimate.margin
+        return replace(
+            difference,
+            p_permutation=self.bootstrap.permutation(
+                values, others, clusters, keys=(f"{model}/{method}", f"{model}/{reference}")
+            ),
+            p_mcnemar=mcnemar(values, others),
+            effect_size=effect,
+            minimum_detectable=None if margin is None else detectable(margin, self.bootstrap.confidence),
+        )
+
     def _difference(
         self, model: str, method: str, reference: str, benchmark: str, metric: str
     ) -> Estimate | None:
+        pair = self._pair(model, method, reference, benchmark, metric)
+        if pair is None:
+            return None
+        return self.bootstrap.difference(
+            *pair,
+            keys=(f"{model}/{method}", f"{model}/{reference}"),
+            rate=self.is_rate(benchmark, metric),
+        )
+
+    def _pair(
+        self, model: str, method: str, reference: str, benchmark: str, metric: str
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str]] | None:
+        """Return both policies' scores, (I, K1) and (I, K2), on the prompts both have, and the clusters."""
         first = self.records.get(model, method, benchmark, metric)
         second = self.records.get(model, reference, benchmark, metric)
         if first is None or second is None:
@@ -184,16 +315,12 @@ class Analysis:
         ]
         values = first.values[[mine for mine, _ in pairs]]
         others = second.values[[theirs for _, theirs in pairs]]
-        both = ~np.isnan(values).all(1) & ~np.isnan(others).all(1)
-        if not both.any() or np.isnan(values[both]).all(0).any() or np.isnan(others[both]).all(0).any():
+        both = np.asarray(~np.isnan(values).all(1) & ~np.isnan(others).all(1))
+        values, others = values[both], others[both]
+        if not both.any() or np.isnan(values).all(0).any() or np.isnan(others).all(0).any():
             return None
-        return self.bootstrap.difference(
-            values,
-            others,
-            [first.items[mine].cluster for mine, _ in pairs],
-            keys=(f"{model}/{method}", f"{model}/{reference}"),
-            rate=self.is_rate(benchmark, metric),
-        )
+        clusters = [first.items[mine].cluster for (mine, _), kept in zip(pairs, both, strict=True) if kept]
+        return values, others, clusters
 
     def _find_rates(self) -> dict[tuple[str, str], bool]:
         rates: dict[tuple[str, str], bool] = {}
@@ -241,6 +368,8 @@ class Analysis:
             estimate.clusters if estimate else None,
             published.value if published else None,
             published.source if published else "",
+            scores.judge if scores else "",
+            scores.template_hash if scores else "",
         )
 
     def _estimate(self, scores: Scores) -> Estimate | None:
@@ -260,6 +389,11 @@ def number(value: float | None) -> str:
         return ""
     text = f"{value:.6f}".rstrip("0").rstrip(".")
     return "0" if text in ("", "-0") else text
+
+
+def small(value: float | None) -> str:
+    """Write a number that may be very small, such as a p-value, with three significant digits."""
+    return "" if value is None else f"{value:.3g}"
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
