@@ -71,6 +71,7 @@ def render_page(
     )
     style = (_HERE / "page.css").read_text(encoding="utf-8")
     script = (_HERE / "page.js").read_text(encoding="utf-8")
+    level = round(1 - notes.confidence, 6)
     index = dict(archive.index)
     chunks = dict(archive.chunks)
     chunks["results"] = pack(_lines(COLUMNS, [row.cells() for row in analysis.rows]))
@@ -85,9 +86,9 @@ def render_page(
         meaningful=notes.meaningful,
         confidence=f"{100 * notes.confidence:g}",
         reference=notes.reference,
-        headline=headline(analysis),
+        headline=headline(analysis, notes.reference, level),
         lead=lead(report),
-        tables=details(analysis, notes.reference),
+        tables=details(analysis, notes.reference, level),
         sections=sections(report),
         figures=[_embed(figure) for figure in figures],
         cards=cards,

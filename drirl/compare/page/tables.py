@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from drirl.compare.names import CATEGORIES, POOLED, TRAINING
 from drirl.compare.report import Column, headline_columns
@@ -33,12 +33,20 @@ class Heading:
 
 @dataclass(frozen=True)
 class Cell:
-    """``value`` orders the rows; an empty ``text`` is a missing cell."""
+    """``value`` orders the rows; an empty ``text`` is a missing cell.
+
+    Attributes:
+        told: shown in bold.
+        mark: ▲ significantly better than the reference, ▼ worse, else empty.
+        note: a further line, such as a p-value.
+    """
 
     text: str = ""
     interval: str = ""
     value: float | None = None
     told: bool = False
+    mark: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,21 +69,51 @@ class Table:
     reference: str = ""
 
 
-def headline(analysis: Analysis) -> Table:
-    """Return the headline table."""
-    return _table(
-        analysis,
-        "headline",
-        "Headline: shares in percent, with intervals. Select a number to see its records.",
-        headline_columns(analysis),
-    )
+def headline(analysis: Analysis, reference: str, level: float) -> Table:
+    """Return the headline table; a difference counts if its corrected p-value is below ``level``."""
+    columns = headline_columns(analysis)
+    plain = _table(analysis, "headline", "", columns)
+    tops = {
+        (model, place): _best(analysis, model, *column[1:], level)
+        for model in analysis.records.models
+        for place, column in enumerate(columns)
+    }
+    known = reference in analysis.records.methods
+    lines = []
+    for line in plain.lines:
+        cells = []
+        for place, cell in enumerate(line.cells):
+            gap = analysis.tested(line.model, line.method, reference, *columns[place][1:]) if known else None
+            mark = ("▲" if gap.better else "▼") if gap is not None and gap.significant(level) else ""
+            cells.append(replace(cell, told=tops[line.model, place] == line.method, mark=mark))
+        lines.append(replace(line, cells=tuple(cells)))
+    caption = "Shares in percent with intervals; select a number to see its records."
+    if known:
+        caption += (
+            f" ▲ better, ▼ worse than {reference}; bold: better than every other method (p below {level:g} "
+            "after Holm's correction)."
+        )
+    return replace(plain, caption=caption, lines=tuple(lines))
 
 
-def details(analysis: Analysis, reference: str) -> list[Table]:
+def _best(analysis: Analysis, model: str, benchmark: str, metric: str, level: float) -> str | None:
+    """Return the method with the best value if it differs significantly from every other measured one."""
+    rows = [analysis.row(model, method, benchmark, metric) for method in analysis.records.methods]
+    known = [row for row in rows if row is not None and row.value is not None]
+    if benchmark == TRAINING or len(known) < 2:
+        return None
+    sign = 1 if known[0].higher_is_better else -1
+    first = max(known, key=lambda row: sign * (row.value or 0.0)).method
+    others = analysis.family(model, first, benchmark, metric)
+    told = [others[row.method].significant(level) for row in known if row.method in others]
+    return first if len(told) == len(known) - 1 and all(told) else None
+
+
+def details(analysis: Analysis, reference: str, level: float) -> list[Table]:
     """Return the tables below it: differences, difficulty levels, categories, mean reward."""
     tables = []
     if reference in analysis.records.methods:
-        tables.append(_differences(analysis, reference))
+        tables.append(_differences(analysis, reference, level))
     for benchmark, metric in analysis.records.keys():
         if metric in POOLED:
             continue
@@ -115,7 +153,7 @@ def _table(analysis: Analysis, name: str, caption: str, columns: Sequence[Column
     return Table(name, caption, tuple(_heading(analysis, column) for column in columns), lines)
 
 
-def _differences(analysis: Analysis, reference: str) -> Table:
+def _differences(analysis: Analysis, reference: str, level: float) -> Table:
     columns = [
         column
         for column in headline_columns(analysis)
@@ -126,7 +164,7 @@ def _differences(analysis: Analysis, reference: str) -> Table:
             model,
             method,
             tuple(
-                _gap(analysis.difference(model, method, reference, benchmark, metric))
+                _gap(analysis.tested(model, method, reference, benchmark, metric), level)
                 for _, benchmark, metric in columns
             ),
         )
@@ -135,7 +173,8 @@ def _differences(analysis: Analysis, reference: str) -> Table:
         if method != reference
     )
     caption = (
-        f"Differences from {reference}, in points, on the same prompts; bold: the interval excludes zero"
+        f"Differences from {reference} in points, on the same prompts; p after Holm's correction over the "
+        f"methods, bold below {level:g}"
     )
     headings = tuple(_heading(analysis, column) for column in columns)
     return Table("differences", caption, headings, lines, reference)
@@ -159,15 +198,21 @@ def _cell(row: Row | None, rate: bool) -> Cell:
     return Cell(_number(scale * row.value, digits), _range(row.low, row.high, scale, digits), row.value)
 
 
-def _gap(difference: Difference | None) -> Cell:
+def _gap(difference: Difference | None, level: float) -> Cell:
     estimate: Estimate | None = difference.estimate if difference else None
-    if estimate is None:
+    if difference is None or estimate is None:
         return Cell()
+    p_value = difference.p_holm
     return Cell(
         _number(100 * estimate.value, 1, "+"),
         _range(estimate.low, estimate.high, 100, 1, "+"),
         estimate.value,
-        estimate.excludes_zero,
+        told=difference.significant(level),
+        note=""
+        if p_value is None
+        else "p < .001"
+        if p_value < 0.0005
+        else f"p = {p_value:.3f}".replace("0.", ".", 1),
     )
 
 
