@@ -339,7 +339,11 @@ def has(item: Item | EvalItem, by: str, wanted: str) -> bool:
 
 def select(scores: Scores, by: str, wanted: str) -> Scores | None:
     """Return the prompts whose ``by`` (level, category, novelty) is ``wanted``; None if there are none."""
-    keep = [number for number, item in enumerate(scores.items) if has(item, by, wanted)]
+    return _part(scores, by, wanted, [has(item, by, wanted) for item in scores.items])
+
+
+def _part(scores: Scores, by: str, wanted: str, chosen: Sequence[bool]) -> Scores | None:
+    keep = [number for number, taken in enumerate(chosen) if taken]
     if not keep:
         return None
     return replace(
@@ -357,16 +361,15 @@ def slices(scores: Scores) -> list[Scores]:
     """Return the parts of ``scores`` by level, category and novelty, where there are at least two parts."""
     parts: list[Scores] = []
     for by in SLICED_BY:
-        if by == "category":
-            names = [name for name in CATEGORIES if any(has(item, by, name) for item in scores.items)]
-        else:
-            found = {getattr(item, by) for item in scores.items} - {""}
-            order = {level: number for number, level in enumerate(_LEVELS)}
-            names = sorted(found, key=lambda name: (order.get(name, len(order)), name))
+        labels = [
+            category_name(item.category) if by == "category" else getattr(item, by) for item in scores.items
+        ]
+        order = {name: number for number, name in enumerate(CATEGORIES if by == "category" else _LEVELS)}
+        names = sorted(set(labels) - {""}, key=lambda name: (order.get(name, len(order)), name))
         if len(names) < 2:
             continue
         for name in names:
-            part = select(scores, by, name)
+            part = _part(scores, by, name, [label == name for label in labels])
             if part is not None:
                 parts.append(part)
     return parts

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from drirl.data import taxonomy
 
-__all__ = ["ALL", "CATEGORIES", "TRAINING", "UNTRAINED", "category_name", "code", "escape"]
+__all__ = [
+    "ALL",
+    "CATEGORIES",
+    "OURS",
+    "POOLED",
+    "TRAINING",
+    "UNTRAINED",
+    "category_name",
+    "code",
+    "escape",
+    "grouped",
+]
 
 CATEGORIES: tuple[str, ...] = tuple(category.name for category in taxonomy.CATEGORIES)
 """Names of the harm categories; the position is the number in the records."""
@@ -22,6 +34,19 @@ TRAINING = "training"
 
 UNTRAINED = frozenset({"base"})
 """Methods that are one fixed policy, hence one seed."""
+
+
+OURS = ("grpo_irl", "dr_irl")
+"""Starts of the names of DR-IRL and its ablations: the lower part of the paper's Table 1."""
+
+
+def grouped(methods: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Return the methods in the two parts of the paper's Table 1, baselines first; no empty part."""
+    parts = [
+        ("baselines", [method for method in methods if not method.startswith(OURS)]),
+        ("ours", [method for method in methods if method.startswith(OURS)]),
+    ]
+    return [(name, found) for name, found in parts if found]
 
 
 def category_name(number: int) -> str:

@@ -1,19 +1,42 @@
-"""``comparison.md``: the headline table first, then what can be told from it, then the details."""
+"""``comparison.md``: a short headline table, what can be told from it, then the details, folded away."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
-
+from drirl.compare.accuracy import reward_accuracy, reward_details
+from drirl.compare.looks import Look, load_looks, looks_section
 from drirl.compare.names import ALL, CATEGORIES, POOLED, TRAINING, UNTRAINED, code, escape
-from drirl.compare.tables import Analysis, Difference, Row
-from drirl.errors import DrirlError
+from drirl.compare.significance import POWER
+from drirl.compare.spread import mean_reward, spread
+from drirl.compare.tables import Analysis
+from drirl.compare.texts import (
+    arrow,
+    best,
+    cell,
+    details,
+    interval,
+    method_lines,
+    points,
+    signed,
+    span,
+    standing,
+    table,
+)
 
-__all__ = ["LAST", "SHOWN", "Column", "Look", "Notes", "headline_columns", "load_looks", "render"]
+__all__ = [
+    "LAST",
+    "SHOWN",
+    "Column",
+    "Look",
+    "Notes",
+    "headline_columns",
+    "load_looks",
+    "render",
+    "short_columns",
+]
 
 FOCUS = "dr_irl"
 CONTROLS = ("grpo_irl", "dr_irl_constant")
@@ -39,13 +62,8 @@ LAST: tuple[Column, ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Look:
-    """One time the test split was looked at."""
-
-    date: str
-    commit: str
-    why: str
+_LONG = ("Refusal, paraphrased", "Refusal, direct", "False refusal, disguised benign", "Updates")
+"""Columns left out of the short headline table, where another says much the same."""
 
 
 @dataclass(frozen=True)
@@ -68,29 +86,6 @@ class Notes:
     figures: tuple[str, ...] = ()
 
 
-def load_looks(path: Path) -> tuple[Look, ...] | None:
-    """Read how often the test split was looked at; None if the file does not exist.
-
-    Raises:
-        DrirlError: not a list of entries with date, commit and why.
-    """
-    path = Path(path)
-    if not path.is_file():
-        return None
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8")) or []
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise DrirlError(f"{path}{line}: not valid YAML; expected a list of date, commit, why") from None
-    looks = []
-    for number, entry in enumerate(entries if isinstance(entries, list) else [entries], 1):
-        if not isinstance(entry, dict) or set(entry) != {"date", "commit", "why"}:
-            raise DrirlError(f"{path}: entry {number}: expected the keys date, commit and why")
-        looks.append(Look(str(entry["date"]), str(entry["commit"]), str(entry["why"])))
-    return tuple(looks)
-
-
 def headline_columns(analysis: Analysis) -> list[Column]:
     """Return the columns of the headline table that any policy has a value for."""
     found = {(row.benchmark, row.metric) for row in analysis.rows if row.value is not None}
@@ -104,24 +99,40 @@ def headline_columns(analysis: Analysis) -> list[Column]:
     return columns + [column for column in LAST if column[1:] in found]
 
 
+def short_columns(analysis: Analysis) -> list[Column]:
+    """Return the fewest headline columns that say whether a method works and at what cost."""
+    return [column for column in headline_columns(analysis) if column[0] not in _LONG]
+
+
 def render(analysis: Analysis, notes: Notes) -> str:
     """Return the whole report as Markdown."""
     columns = headline_columns(analysis)
     rates = [column for column in columns if column[1] != TRAINING and analysis.is_rate(*column[1:])]
-    parts = ["# Comparison", _notice(notes), _headline(analysis, columns, notes)]
+    parts = ["# Comparison", _notice(notes), _headline(analysis, notes)]
     if notes.figures:
         parts.append("\n\n".join(f"![{Path(name).stem}]({name})" for name in notes.figures))
     parts += [
-        _in_words(analysis, rates),
+        _published(analysis),
         _differences(analysis, rates, notes),
-        _spread(analysis, rates),
+        _in_words(analysis, rates, notes),
         _by_category(analysis),
-        _mean_reward(analysis),
-        *(_rewards(model, report) for model, report in sorted(analysis.records.rewards.items())),
-        _looks(notes),
+        _by_level(analysis),
+        reward_accuracy(analysis.records.rewards),
+        _columns(analysis, columns, notes),
+        looks_section(notes.looks),
+        "## Details",
+        details("All columns of the headline table", _values(analysis, columns)),
+        _difference_details(analysis, rates, notes),
+        spread(analysis, rates),
+        mean_reward(analysis),
+        reward_details(analysis.records.rewards),
         _reading(notes),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _level(notes: Notes) -> float:
+    return 1 - notes.confidence
 
 
 def _notice(notes: Notes) -> str:
@@ -130,30 +141,42 @@ def _notice(notes: Notes) -> str:
     return f"> **Wiring check, numbers are meaningless** (profile {code(notes.profile)})."
 
 
-def _headline(analysis: Analysis, columns: Sequence[Column], notes: Notes) -> str:
-    titles = [f"{title} {_arrow(analysis, benchmark, metric)}" for title, benchmark, metric in columns]
+def _headline(analysis: Analysis, notes: Notes) -> str:
+    columns, level = short_columns(analysis), _level(notes)
     lines = []
     for model in analysis.records.models:
-        for method in analysis.records.methods:
-            cells = [
-                _cell(analysis.row(model, method, benchmark, metric), analysis.is_rate(benchmark, metric))
-                for _, benchmark, metric in columns
-            ]
-            lines.append([escape(model), code(method), *cells])
-    sizes = []
-    for title, benchmark, metric in columns:
-        rows = [row for row in analysis.rows if (row.benchmark, row.metric) == (benchmark, metric)]
-        n = sorted({row.n for row in rows if row.n is not None})
-        clusters = sorted({row.clusters for row in rows if row.clusters is not None})
-        if n:
-            sizes.append(f"{title} {_span(n)} ({_span(clusters)} intents)")
-    caption = (
-        f"Shares in percent with {100 * notes.confidence:g} % intervals over intents and training seeds; "
-        f"↑ higher is better, ↓ lower is better. Profile {code(notes.profile)}, split "
-        f"{code(notes.split)}; {_seeds(analysis)}. Prompts: {'; '.join(sizes)}. Tokens and updates: mean "
-        "over seeds."
+        tops = {column: best(analysis, model, *column[1:], level, notes.reference) for column in columns}
+        for method, line in method_lines(analysis, model):
+            for column in columns:
+                benchmark, metric = column[1:]
+                text = cell(
+                    analysis.row(model, method, benchmark, metric),
+                    analysis.is_rate(benchmark, metric),
+                    short=True,
+                )
+                if tops[column] == method:
+                    text = f"**{text}**"
+                if method != notes.reference and notes.reference in analysis.records.methods:
+                    gap = analysis.tested(model, method, notes.reference, benchmark, metric)
+                    text = f"{text} {standing(gap, level)}".rstrip()
+                line.append(text)
+            lines.append(line)
+    titles = [f"{title} {arrow(analysis, benchmark, metric)}" for title, benchmark, metric in columns]
+    marks = (
+        f"▲ better, ▼ worse than {code(notes.reference)} (p below {level:g} after Holm's correction)"
+        if notes.reference in analysis.records.methods
+        else f"no marks, for the reference {code(notes.reference)} is not among the methods"
     )
-    return f"{_table(['Model', 'Method', *titles], lines)}\n\n{caption}"
+    caption = [
+        f"- Shares in percent, {100 * notes.confidence:g} % intervals over intents and training seeds, their",
+        "  ends rounded to whole percent. ↑ higher is better, ↓ lower is better.",
+        f"- {marks}.",
+        "- Bold: the best of its model, better than every other method and than the reference, both after",
+        "  Holm's correction; without that, or where two share the best value, none is bold.",
+        f"- Profile {code(notes.profile)}, split {code(notes.split)}; {_seeds(analysis)}. Tokens: mean over",
+        "  seeds. Seconds and memory: `cost.md`. Prompts and judges: below.",
+    ]
+    return f"{table(['Model', 'Method', *titles], lines)}\n\n" + "\n".join(caption)
 
 
 def _seeds(analysis: Analysis) -> str:
@@ -162,7 +185,7 @@ def _seeds(analysis: Analysis) -> str:
     for row in analysis.rows:
         if row.seeds is not None and row.benchmark != TRAINING:
             (fixed if row.method in UNTRAINED else trained).add(row.seeds)
-    text = f"{_span(sorted(trained))} training seeds" if trained else "no trained policy"
+    text = f"{span(sorted(trained))} training seeds" if trained else "no trained policy"
     if trained == {1}:
         text = "one training seed, so the intervals say nothing of how much seeds differ"
     if fixed:
@@ -170,48 +193,36 @@ def _seeds(analysis: Analysis) -> str:
     return text
 
 
-def _in_words(analysis: Analysis, rates: Sequence[Column]) -> str:
-    if FOCUS not in analysis.records.methods:
-        return ""
+def _published(analysis: Analysis) -> str:
+    rows = [row for row in analysis.rows if row.published is not None]
+    title = "## Beside the paper\n\n"
+    if not rows:
+        return (
+            title + "No published value has the benchmark, metric, method and base model of a cell here, so "
+            "none is set beside ours\n(`published.csv` holds those that are known)."
+        )
+    order = {
+        (model, method): (place, number, line[0])
+        for place, model in enumerate(analysis.records.models)
+        for number, (method, line) in enumerate(method_lines(analysis, model))
+    }
     lines = []
-    for model in analysis.records.models:
-        for control in CONTROLS:
-            if control in analysis.records.methods:
-                lines.append(f"- {_sentence(analysis, model, control, rates)}")
-    if not lines:
-        return ""
-    text = (
-        f"## Does the hardness coefficient matter?\n\n`{FOCUS}` against the same method without the "
-        "coefficient (`grpo_irl`) and with its mean held constant (`dr_irl_constant`), on the same prompts, "
-        "in points. One interval in twenty misses by chance alone.\n\n"
-    )
-    return text + "\n".join(lines)
-
-
-def _sentence(analysis: Analysis, model: str, control: str, rates: Sequence[Column]) -> str:
-    texts, told, missing = [], [], []
-    for title, benchmark, metric in rates:
-        difference = analysis.difference(model, FOCUS, control, benchmark, metric)
-        estimate = difference.estimate if difference else None
-        if difference is None or estimate is None or estimate.low is None:
-            missing.append(title.lower())
-            continue
-        texts.append(f"{title.lower()} {_points(difference)}")
-        if estimate.excludes_zero:
-            better = (estimate.value > 0) == difference.higher_is_better
-            told.append(f"{title.lower()} ({'better' if better else 'worse'})")
-    start = f"{escape(model)}, {code(FOCUS)} minus {code(control)}: "
-    if not texts:
-        return start + "missing."
-    if told:
-        end = f"A difference is seen in {', '.join(told)}; the other intervals include zero."
-        if len(told) == len(texts):
-            end = f"A difference is seen in {', '.join(told)}."
-    else:
-        end = "Every interval includes zero: **no difference can be told at this size.**"
-    if missing:
-        end += f" Missing: {', '.join(missing)}."
-    return f"{start}{'; '.join(texts)}. {end}"
+    for row in sorted(rows, key=lambda row: (*order[row.model, row.method][:2], row.benchmark, row.metric)):
+        gap = "missing" if row.deviation is None else interval(row.deviation, None, None, sign="+")
+        lines.append(
+            [
+                order[row.model, row.method][2],
+                code(row.method),
+                code(row.benchmark),
+                escape(row.metric.replace("_", " ")),
+                interval(row.published or 0.0, None, None),
+                cell(row, analysis.is_rate(row.benchmark, row.metric)),
+                gap,
+                "" if row.n is None else str(row.n),
+            ]
+        )
+    titles = ["Model", "Method", "Benchmark", "Metric", "Published", "Ours", "Ours − published", "Prompts"]
+    return title + table(titles, lines) + "\n\nIn percent; sources: `comparison.csv`."
 
 
 def _differences(analysis: Analysis, rates: Sequence[Column], notes: Notes) -> str:
@@ -222,231 +233,202 @@ def _differences(analysis: Analysis, rates: Sequence[Column], notes: Notes) -> s
         )
     lines = []
     for model in analysis.records.models:
-        for method in analysis.records.methods:
+        for method, line in method_lines(analysis, model):
             if method == notes.reference:
                 continue
-            cells = []
             for _, benchmark, metric in rates:
-                difference = analysis.difference(model, method, notes.reference, benchmark, metric)
-                cells.append(_points(difference, bold=True))
-            lines.append([escape(model), code(method), *cells])
-    titles = [f"{title} {_arrow(analysis, benchmark, metric)}" for title, benchmark, metric in rates]
+                gap = analysis.tested(model, method, notes.reference, benchmark, metric)
+                line.append(signed(gap, _level(notes)))
+            chance = analysis.improvement(model, method, notes.reference)
+            line.append(
+                "missing" if chance is None else interval(chance.value, chance.low, chance.high, 1, digits=2)
+            )
+            lines.append(line)
+        sizes = [_detectable(analysis, model, notes.reference, column) for column in rates]
+        lines.append([escape(model), "*detectable*", *sizes, ""])
+    titles = [f"{title} {arrow(analysis, benchmark, metric)}" for title, benchmark, metric in rates]
+    tasks = [
+        f"{code(benchmark)} {metric.replace('_', ' ')}"
+        for benchmark, metric in analysis.records.keys()
+        if benchmark != ALL and metric not in POOLED
+    ]
+    caption = [
+        "- Method minus reference on the same prompts, in points; in brackets p of the permutation test over",
+        "  intents and seeds after Holm's correction over the methods of a model and column. Bold: p below",
+        f"  {_level(notes):g}. Intervals: below; McNemar's test and effect sizes: `differences.csv`.",
+        f"- *Detectable*: the smallest true differences found in {100 * POWER:g} % of repetitions, from the",
+        "  steadiest to the most varying of the trained methods. Smaller ones may be there unseen.",
+        "- P(better): chance that a seed of the method beats a seed of the reference on one of",
+        f"  {', '.join(tasks)}; ties count half, 0.5 is no difference. With three seeds its interval is",
+        "  narrower than it should be.",
+    ]
     return (
-        f"## Differences from {code(notes.reference)}\n\nMethod minus reference on the same prompts, in "
-        "points; bold where the interval excludes zero (not corrected for the number of comparisons).\n\n"
-        + _table(["Model", "Method", *titles], lines)
+        f"## Differences from {code(notes.reference)}\n\n"
+        + table(["Model", "Method", *titles, "P(better) ↑"], lines)
+        + "\n\n"
+        + "\n".join(caption)
     )
 
 
-def _spread(analysis: Analysis, rates: Sequence[Column]) -> str:
-    lines = []
-    for model in analysis.records.models:
-        for title, benchmark, metric in rates:
-            rows = [analysis.row(model, method, benchmark, metric) for method in analysis.records.methods]
-            known = [row for row in rows if row is not None and row.value is not None]
-            trained = [row for row in known if row.method not in UNTRAINED]
-            if len(known) < 2:
-                continue
-            cells = [escape(model), title, _points_between(known)]
-            if len(trained) < 2:
-                cells += ["", "", ""]
-            else:
-                low = min(trained, key=lambda row: row.value or 0.0)
-                high = max(trained, key=lambda row: row.value or 0.0)
-                gap = analysis.difference(model, high.method, low.method, benchmark, metric)
-                text = "0.0" if high.method == low.method else _points(gap)
-                cells += [code(low.method), code(high.method), text]
-            lines.append(cells)
-    if not lines:
+def _detectable(analysis: Analysis, model: str, reference: str, column: Column) -> str:
+    sizes = sorted(
+        one.minimum_detectable
+        for method, one in analysis.family(model, reference, *column[1:]).items()
+        if one.minimum_detectable is not None and method not in UNTRAINED
+    )
+    if not sizes:
         return ""
-    return (
-        "## Spread of the methods\n\nHighest minus lowest value, in points. The interval is that of the two "
-        "trained methods that turned out lowest and highest; picked afterwards, they look further apart than "
-        "they are.\n\n"
-        + _table(
-            ["Model", "Metric", "All methods", "Lowest trained", "Highest trained", "Trained methods"], lines
-        )
+    low, high = f"{100 * sizes[0]:.1f}", f"{100 * sizes[-1]:.1f}"
+    return low if low == high else f"{low}–{high}"
+
+
+def _in_words(analysis: Analysis, rates: Sequence[Column], notes: Notes) -> str:
+    controls = [control for control in CONTROLS if control in analysis.records.methods]
+    if FOCUS not in analysis.records.methods or not controls:
+        return ""
+    pairs = [(model, control) for model in analysis.records.models for control in controls]
+    lines = []
+    for title, benchmark, metric in rates:
+        texts = []
+        for model, control in pairs:
+            gap = analysis.tested(model, FOCUS, control, benchmark, metric)
+            text = points(gap)
+            texts.append(f"**{text}**" if gap is not None and gap.significant(_level(notes)) else text)
+        lines.append([f"{title} {arrow(analysis, benchmark, metric)}", *texts])
+    titles = [f"{escape(model)}, minus {code(control)}" for model, control in pairs]
+    words = [f"- {_sentence(analysis, model, control, rates, notes)}" for model, control in pairs]
+    text = (
+        f"## Does the hardness coefficient matter?\n\n{code(FOCUS)} against the same method without the "
+        "coefficient (`grpo_irl`) and with its mean held constant\n(`dr_irl_constant`), in points with "
+        "intervals. Bold: p below the level after Holm's correction.\n\n"
     )
+    return text + table(["Metric", *titles], lines) + "\n\n" + "\n".join(words)
+
+
+def _sentence(analysis: Analysis, model: str, control: str, rates: Sequence[Column], notes: Notes) -> str:
+    told, missing, count = [], [], 0
+    for title, benchmark, metric in rates:
+        gap = analysis.tested(model, FOCUS, control, benchmark, metric)
+        if gap is None or gap.p_holm is None:
+            missing.append(title.lower())
+            continue
+        count += 1
+        if gap.significant(_level(notes)):
+            told.append(f"{title.lower()} ({'better' if gap.better else 'worse'})")
+    start = f"{escape(model)}, {code(FOCUS)} minus {code(control)}: "
+    if not count:
+        return start + "missing."
+    if not told:
+        end = "**no difference can be told at this size.**"
+    elif len(told) == count:
+        end = f"A difference is seen in {', '.join(told)}."
+    else:
+        end = f"A difference is seen in {', '.join(told)}; in the others none can be told."
+    return start + end + (f" Missing: {', '.join(missing)}." if missing else "")
 
 
 def _by_category(analysis: Analysis) -> str:
+    return _sliced(analysis, "category", CATEGORIES, "By category")
+
+
+def _by_level(analysis: Analysis) -> str:
+    return _sliced(analysis, "level", ("direct", "paraphrased", "disguised"), "By difficulty")
+
+
+def _sliced(analysis: Analysis, by: str, values: Sequence[str], heading: str) -> str:
     parts = []
+    known = {(row.benchmark, row.metric) for row in analysis.rows}
     for benchmark, metric in analysis.records.keys():
-        names = [
-            name
-            for name in CATEGORIES
-            if any(
-                (r.benchmark, r.metric) == (benchmark, f"{metric}[category={name}]") for r in analysis.rows
-            )
-        ]
+        names = [name for name in values if (benchmark, f"{metric}[{by}={name}]") in known]
         if not names or metric in POOLED:
             continue
         lines, sizes = [], []
         for name in names:
             rows = [
-                row
-                for row in analysis.rows
-                if (row.benchmark, row.metric) == (benchmark, f"{metric}[category={name}]")
+                r for r in analysis.rows if (r.benchmark, r.metric) == (benchmark, f"{metric}[{by}={name}]")
             ]
-            sizes.append(f"{name} {_span(sorted({row.n for row in rows if row.n is not None}))}")
+            sizes.append(f"{name} {span(sorted({row.n for row in rows if row.n is not None}))}")
         for model in analysis.records.models:
-            for method in analysis.records.methods:
-                cells = [
-                    _cell(
-                        analysis.row(model, method, benchmark, f"{metric}[category={name}]"),
-                        analysis.is_rate(benchmark, metric),
-                    )
-                    for name in names
-                ]
-                lines.append([escape(model), code(method), *cells])
-        arrow = _arrow(analysis, benchmark, metric)
+            for method, line in method_lines(analysis, model):
+                for name in names:
+                    row = analysis.row(model, method, benchmark, f"{metric}[{by}={name}]")
+                    line.append(cell(row, analysis.is_rate(benchmark, metric), short=True))
+                lines.append(line)
         parts.append(
-            f"## By category: {code(benchmark)}, {escape(metric.replace('_', ' '))} {arrow}\n\n"
-            + _table(["Model", "Method", *(escape(name) for name in names)], lines)
+            f"## {heading}: {code(benchmark)}, {escape(metric.replace('_', ' '))} "
+            f"{arrow(analysis, benchmark, metric)}\n\n"
+            + table(["Model", "Method", *(escape(name) for name in names)], lines)
             + f"\n\nPrompts: {escape('; '.join(sizes))}."
         )
     return "\n\n".join(parts)
 
 
-def _mean_reward(analysis: Analysis) -> str:
-    names = [benchmark for benchmark, metric in analysis.records.keys() if metric == "mean_reward"]
-    if not names:
-        return ""
-    lines = [
-        [
-            escape(model),
-            code(method),
-            *(_cell(analysis.row(model, method, name, "mean_reward"), rate=False) for name in names),
-        ]
-        for model in analysis.records.models
-        for method in analysis.records.methods
-    ]
-    return (
-        "## Mean reward ↑\n\nScore of the completions under the category rewards of the same base model "
-        "(standard deviations from the mean of validation demonstrations and samples). Methods trained on "
-        "these rewards can exploit them, so this is no measure of safety.\n\n"
-        + _table(["Model", "Method", *(code(name) for name in names)], lines)
-    )
-
-
-def _rewards(model: str, report: dict[str, Any]) -> str:
-    """Show held-out pairwise accuracy of the last category rewards and of the static one."""
-    iterations = report.get("iterations") or []
-    parts = [f"## Reward accuracy: {escape(model)}"]
-    split = report.get("split")
-    parts.append(
-        "Pairwise accuracy on held-out prompts: how often the demonstration scores above the reply named by "
-        "the row, in percent with interval and pairs" + (f"; split `{escape(split)}`." if split else ".")
-    )
-    if iterations:
-        last = iterations[-1]
-        parts.append(f"Category rewards, iteration {len(iterations)} of {len(iterations)}:")
-        parts.append(_accuracy_table(last))
-        met = [
-            f"{escape(name.replace('_', ' '))}: lowest {100 * cell['lowest']:.1f} in "
-            f"{escape(cell['where'])}, bar {100 * cell['required']:g}, {'met' if cell['met'] else 'not met'}"
-            for name, cell in last.get("acceptance", {}).items()
-        ]
-        if met:
-            parts.append("; ".join(met) + ".")
-    if "static" in report:
-        parts.append("The one static reward:")
-        parts.append(_accuracy_table(report["static"]))
-    return "\n\n".join(parts)
-
-
-def _accuracy_table(part: dict[str, Any]) -> str:
-    groups = part.get("groups", {})
-    names = list(dict.fromkeys(name for group in groups.values() for name in group["cells"]))
+def _columns(analysis: Analysis, columns: Sequence[Column], notes: Notes) -> str:
     lines = []
-    for name in names:
-        cells = []
-        for group in groups.values():
-            cell = group["cells"].get(name)
-            if cell is None:
-                cells.append("")
-            elif cell["accuracy"] is None:
-                cells.append("missing")
-            else:
-                cells.append(_interval(cell["accuracy"], cell["low"], cell["high"], 100) + f", n={cell['n']}")
-        lines.append([escape(name.replace("_", " ")), *cells])
-    titles = [
-        escape(CATEGORIES[int(group)]) if group.isdigit() and int(group) < len(CATEGORIES) else escape(group)
-        for group in groups
-    ]
-    return _table(["Demonstration against", *titles], lines)
+    for title, benchmark, metric in columns:
+        rows = [row for row in analysis.rows if (row.benchmark, row.metric) == (benchmark, metric)]
+        known = [row for row in rows if row.n is not None]
+        if benchmark != TRAINING:
+            lines.append(
+                [
+                    title,
+                    f"{code(benchmark)} {escape(metric)}",
+                    span(sorted({row.n or 0 for row in known})),
+                    span(sorted({row.clusters or 0 for row in known})),
+                    span(sorted({row.seeds or 0 for row in known if row.method not in UNTRAINED})),
+                    ", ".join(code(judge) for judge in sorted({row.judge for row in known if row.judge})),
+                ]
+            )
+    templates = []
+    for model in analysis.records.models:
+        hashes = sorted({row.template_hash for row in analysis.rows if row.model == model} - {""})
+        if hashes:
+            templates.append(f"{escape(model)} {', '.join(code(name) for name in hashes)}")
+    text = "## What the columns are\n\n" + table(
+        ["Column", "Benchmark and metric", "Prompts", "Intents", "Seeds", "Judge"], lines
+    )
+    return text + (f"\n\nChat template: {'; '.join(templates)}." if templates else "")
 
 
-def _looks(notes: Notes) -> str:
-    text = "## How often the test split was looked at\n\n"
-    if notes.looks is None:
-        return text + "No record is kept (`docs/test_looks.yaml` is missing)."
-    times = {0: "Not yet.", 1: "Once."}.get(len(notes.looks), f"{len(notes.looks)} times.")
-    if not notes.looks:
-        return text + times
-    lines = [[escape(look.date), escape(look.commit), escape(look.why)] for look in notes.looks]
-    return f"{text}{times}\n\n" + _table(["Date", "Commit", "Why"], lines)
+def _values(analysis: Analysis, columns: Sequence[Column]) -> str:
+    lines = []
+    for model in analysis.records.models:
+        for method, line in method_lines(analysis, model):
+            for _, benchmark, metric in columns:
+                row = analysis.row(model, method, benchmark, metric)
+                line.append(cell(row, analysis.is_rate(benchmark, metric)))
+            lines.append(line)
+    titles = [f"{title} {arrow(analysis, benchmark, metric)}" for title, benchmark, metric in columns]
+    return table(["Model", "Method", *titles], lines)
+
+
+def _difference_details(analysis: Analysis, rates: Sequence[Column], notes: Notes) -> str:
+    if notes.reference not in analysis.records.methods:
+        return ""
+    lines = []
+    for model in analysis.records.models:
+        for method, line in method_lines(analysis, model):
+            if method != notes.reference:
+                for _, benchmark, metric in rates:
+                    line.append(
+                        points(analysis.difference(model, method, notes.reference, benchmark, metric))
+                    )
+                lines.append(line)
+    titles = [f"{title} {arrow(analysis, benchmark, metric)}" for title, benchmark, metric in rates]
+    return details(
+        "Differences with intervals (not corrected for their number)",
+        table(["Model", "Method", *titles], lines),
+    )
 
 
 def _reading(notes: Notes) -> str:
     return (
         "## Reading and tracing\n\n"
-        f"Intervals: {notes.draws} bootstrap draws that redraw intents and the spread between seeds "
-        "(`docs/statistics.md`). `missing` is a cell without records; it is never counted as 0. All rows, "
-        "with published values where benchmark, metric, method and base model agree: `comparison.csv`. All "
-        "paired differences: `differences.csv`. Per-prompt records behind a row: `drirl trace --model M "
-        "--method X --benchmark B --metric Y` with the words of its line in `comparison.csv`."
+        f"- Intervals and tests: {notes.draws} draws that redraw intents and the spread between seeds\n"
+        "  (`docs/statistics.md`, with how often they err).\n"
+        "- `missing` is a cell without records; it is never counted as 0.\n"
+        "- All rows, with published values where benchmark, metric, method and base model agree:\n"
+        "  `comparison.csv`. All paired differences: `differences.csv`.\n"
+        "- Records behind a row: `drirl trace --model M --method X --benchmark B --metric Y` with the words\n"
+        "  of its line in `comparison.csv`."
     )
-
-
-def _points_between(rows: Sequence[Row]) -> str:
-    values = [row.value for row in rows if row.value is not None]
-    return f"{100 * (max(values) - min(values)):.1f}"
-
-
-def _points(difference: Difference | None, *, bold: bool = False) -> str:
-    estimate = difference.estimate if difference else None
-    if estimate is None:
-        return "missing"
-    text = _interval(estimate.value, estimate.low, estimate.high, 100, sign="+")
-    return f"**{text}**" if bold and estimate.excludes_zero else text
-
-
-def _cell(row: Row | None, rate: bool) -> str:
-    if row is None or row.value is None:
-        return "missing"
-    if row.benchmark == TRAINING:
-        return f"{row.value:,.0f}".replace(",", " ")
-    if rate:
-        return _interval(row.value, row.low, row.high, 100)
-    return _interval(row.value, row.low, row.high, 1, digits=2)
-
-
-def _interval(
-    value: float, low: float | None, high: float | None, scale: float, *, digits: int = 1, sign: str = ""
-) -> str:
-    texts = []
-    for number in (value, low, high):
-        text = "" if number is None else f"{scale * number:{sign}.{digits}f}"
-        if text and float(text) == 0:
-            text = text.lstrip("+-")
-        texts.append(text.replace("-", "−"))
-    return texts[0] if low is None or high is None else f"{texts[0]} [{texts[1]}, {texts[2]}]"
-
-
-def _arrow(analysis: Analysis, benchmark: str, metric: str) -> str:
-    for row in analysis.rows:
-        if (row.benchmark, row.metric) == (benchmark, metric):
-            return "↑" if row.higher_is_better else "↓"
-    return ""
-
-
-def _span(values: Sequence[int]) -> str:
-    if not values:
-        return "0"
-    return str(values[0]) if len(values) == 1 else f"{values[0]}–{values[-1]}"
-
-
-def _table(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    head = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
-    return "\n".join(head + [f"| {' | '.join(line)} |" for line in lines])

@@ -186,22 +186,7 @@ class Bootstrap:
         Raises:
             ValueError: no common prompt, or a seed without any score.
         """
-        pair = self._pair(values, reference, clusters)
-        size = pair.size
-        if len(pair.names) < 2:
-            return size
-        spread = self._cluster_part(pair.means, pair.names) + self._seed_part(
-            pair.means, len(pair.names), keys
-        )
-        low, high = self._percentiles(size.value + spread)
-        if rate:
-            gap = np.nanmean(pair.values, 1) - np.nanmean(pair.reference, 1)  # (I,)
-            floor = agresti_min(gap, self.confidence)
-            low, high = min(low, floor[0]), max(high, floor[1])
-        margin = (high - low) / 2
-        if rate:
-            low, high = max(-1.0, low), min(1.0, high)
-        return replace(size, low=low, high=high, margin=margin)
+        return self.tested(values, reference, clusters, keys=keys, rate=rate, test=False)[0]
 
     def permutation(
         self, values: Array, reference: Array, clusters: Sequence[str], *, keys: tuple[str, str]
@@ -216,14 +201,40 @@ class Bootstrap:
         Returns:
             p in 0..1; None with fewer than two clusters, from which nothing can be told.
         """
+        return self.tested(values, reference, clusters, keys=keys)[1]
+
+    def tested(
+        self,
+        values: Array,
+        reference: Array,
+        clusters: Sequence[str],
+        *,
+        keys: tuple[str, str],
+        rate: bool = True,
+        test: bool = True,
+    ) -> tuple[Estimate, float | None]:
+        """Return :meth:`difference` and :meth:`permutation`, whose parts they share, at once."""
         pair = self._pair(values, reference, clusters)
+        size = pair.size
         if len(pair.names) < 2:
-            return None
-        parts = pair.by_cluster  # (C,), sums to the difference
-        moved = np.flatnonzero(np.abs(parts) > _TIE)
-        flipped = self._signs_of(pair.names)[:, moved] @ parts[moved].astype(np.float32)  # (B,)
-        null = flipped.astype(float) + self._seed_part(pair.means, len(pair.names), keys)  # (R, B)
-        return float((1 + (np.abs(null) >= abs(pair.size.value) - _TIE).sum()) / (1 + null.size))
+            return size, None
+        seed_part = self._seed_part(pair.means, len(pair.names), keys)  # (R, B)
+        low, high = self._percentiles(size.value + self._cluster_part(pair.means, pair.names) + seed_part)
+        if rate:
+            gap = np.nanmean(pair.values, 1) - np.nanmean(pair.reference, 1)  # (I,)
+            floor = agresti_min(gap, self.confidence)
+            low, high = min(low, floor[0]), max(high, floor[1])
+        margin = (high - low) / 2
+        if rate:
+            low, high = max(-1.0, low), min(1.0, high)
+        estimate = replace(size, low=low, high=high, margin=margin)
+        if not test:
+            return estimate, None
+        moved = np.flatnonzero(np.abs(pair.by_cluster) > _TIE)
+        parts = pair.by_cluster[moved].astype(np.float32)
+        null = (self._signs_of(pair.names)[:, moved] @ parts).astype(float) + seed_part  # (R, B)
+        far = int((np.abs(null) >= abs(size.value) - _TIE).sum())
+        return estimate, (1 + far) / (1 + null.size)
 
     def improvement(
         self, tasks: Sequence[tuple[Array, Array, Sequence[str], bool]], *, keys: tuple[str, str]

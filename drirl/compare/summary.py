@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from drirl.compare.cost import read_costs
 from drirl.compare.names import TRAINING
 from drirl.compare.report import LAST, SHOWN, Column
 from drirl.compare.tables import COLUMNS
@@ -29,10 +30,10 @@ _SHORT = {
 
 
 def headline(params: Params) -> str:
-    """Return the headline table, and where everything is.
+    """Return the headline table, and where everything is; CPU seconds of alignment if they were measured.
 
     Raises:
-        DrirlError: there is no comparison.csv yet, or it is not one.
+        DrirlError: there is no comparison.csv yet, or it is not one; a malformed cost record.
     """
     reports = params.compare.reports
     path = reports / "comparison.csv"
@@ -43,12 +44,18 @@ def headline(params: Params) -> str:
     others = sorted({key[2:] for key in values if _is_other(key[2], key[3])})
     columns += [(f"{benchmark} {metric}", benchmark, metric) for benchmark, metric in others]
     cells = list(dict.fromkeys(key[:2] for key in values))
+    seconds = _seconds(params.run.out)
     lines = [
         ["", "", *(_SHORT.get(title, tuple(title.split(" ", 1)))[0] for title, _, _ in columns)],
         ["model", "method", *(_SHORT.get(title, tuple(title.split(" ", 1)))[1] for title, _, _ in columns)],
     ]
     for model, method in cells:
         lines.append([model, method, *(_show(values, model, method, column) for column in columns)])
+    if seconds:
+        for line, title in zip(lines, ("CPU", "seconds"), strict=False):
+            line.append(title)
+        for line, cell in zip(lines[2:], cells, strict=True):
+            line.append(f"{seconds[cell]:.0f}" if cell in seconds else "")
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     table = [
         "  ".join(
@@ -70,6 +77,17 @@ def headline(params: Params) -> str:
             f"Every cell: {path}. In {reports}: {', '.join(files)}",
         ]
     )
+
+
+def _seconds(out: Path) -> dict[tuple[str, str], float]:
+    """Return the CPU seconds of alignment, all seeds together, by (model, method), as far as measured."""
+    found: dict[tuple[str, str], float] = {}
+    for cost in read_costs(out):
+        pieces = cost.name.split("/")
+        if cost.stage == "align" and len(pieces) == 3 and "cpu_s" in cost.values:
+            key = (pieces[0], pieces[1])
+            found[key] = found.get(key, 0.0) + cost.values["cpu_s"]
+    return found
 
 
 def _read(path: Path) -> dict[tuple[str, str, str, str], str]:

@@ -186,6 +186,7 @@ class Analysis:
         self._rates = self._find_rates()
         self._rows: dict[tuple[str, str, str, str], Row] = {}
         self._differences: dict[tuple[str, str, str, str, str], Difference] = {}
+        self._found: dict[tuple[str, str, str, str], Scores | None] = {}
         self._tested: dict[tuple[str, str, str, str], dict[str, Difference]] = {}
         for row in self._build():
             self._rows[row.model, row.method, row.benchmark, row.metric] = row
@@ -229,9 +230,10 @@ class Analysis:
             found = {}
             for method in self.records.methods:
                 if method != reference and benchmark != TRAINING:
-                    one = self.difference(model, method, reference, benchmark, metric)
+                    one = self._test(model, method, reference, benchmark, metric)
                     if one is not None:
-                        found[method] = self._with_tests(one)
+                        found[method] = one
+                        self._differences[model, method, reference, benchmark, metric] = one
             p_values = {
                 method: one.p_permutation for method, one in found.items() if one.p_permutation is not None
             }
@@ -266,24 +268,31 @@ class Analysis:
                 tasks.append((*pair, row.higher_is_better))
         return self.bootstrap.improvement(tasks, keys=(f"{model}/{method}", f"{model}/{reference}"))
 
-    def _with_tests(self, difference: Difference) -> Difference:
-        estimate = difference.estimate
-        model, method, reference = difference.model, difference.method, difference.reference
-        pair = self._pair(model, method, reference, difference.benchmark, difference.metric)
-        if estimate is None or pair is None:
-            return difference
-        values, others, clusters = pair
-        if self.is_rate(difference.benchmark, difference.metric):
+    def _test(
+        self, model: str, method: str, reference: str, benchmark: str, metric: str
+    ) -> Difference | None:
+        row = self.row(model, method, benchmark, metric)
+        if row is None:
+            return None
+        plain = Difference(model, method, reference, benchmark, metric, row.higher_is_better, None)
+        pair = self._pair(model, method, reference, benchmark, metric)
+        if pair is None:
+            return plain
+        values, others, _ = pair
+        rate = self.is_rate(benchmark, metric)
+        estimate, p_value = self.bootstrap.tested(
+            *pair, keys=(f"{model}/{method}", f"{model}/{reference}"), rate=rate
+        )
+        if rate:
             start = float(np.nanmean(others, 0).mean())
             effect: float | None = cohens_h(start + estimate.value, start)
         else:
             effect = standardised(values, others)
         margin = estimate.margin
         return replace(
-            difference,
-            p_permutation=self.bootstrap.permutation(
-                values, others, clusters, keys=(f"{model}/{method}", f"{model}/{reference}")
-            ),
+            plain,
+            estimate=estimate,
+            p_permutation=p_value,
             p_mcnemar=mcnemar(values, others),
             effect_size=effect,
             minimum_detectable=None if margin is None else detectable(margin, self.bootstrap.confidence),
@@ -305,8 +314,8 @@ class Analysis:
         self, model: str, method: str, reference: str, benchmark: str, metric: str
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str]] | None:
         """Return both policies' scores, (I, K1) and (I, K2), on the prompts both have, and the clusters."""
-        first = self.records.get(model, method, benchmark, metric)
-        second = self.records.get(model, reference, benchmark, metric)
+        first = self._scores(model, method, benchmark, metric)
+        second = self._scores(model, reference, benchmark, metric)
         if first is None or second is None:
             return None
         place = {item.item_id: index for index, item in enumerate(second.items)}
@@ -322,6 +331,12 @@ class Analysis:
         clusters = [first.items[mine].cluster for (mine, _), kept in zip(pairs, both, strict=True) if kept]
         return values, others, clusters
 
+    def _scores(self, model: str, method: str, benchmark: str, metric: str) -> Scores | None:
+        key = (model, method, benchmark, metric)
+        if key not in self._found:
+            self._found[key] = self.records.get(*key)
+        return self._found[key]
+
     def _find_rates(self) -> dict[tuple[str, str], bool]:
         rates: dict[tuple[str, str], bool] = {}
         for cell in self.records.cells.values():
@@ -334,10 +349,11 @@ class Analysis:
     def _build(self) -> Iterable[Row]:
         layout: dict[tuple[str, str], bool] = {}
         for key in self.records.keys():
-            for cell in self.records.cells.values():
+            for policy, cell in self.records.cells.items():
                 if key in cell:
                     whole = cell[key]
                     for scores in [whole, *slices(whole)]:
+                        self._found[(*policy, scores.benchmark, scores.metric)] = scores
                         layout.setdefault((scores.benchmark, scores.metric), scores.higher_is_better)
         counted = [name for name in COUNTS if any(name in found for found in self.records.counts.values())]
         for model in self.records.models:
@@ -351,7 +367,7 @@ class Analysis:
                     yield Row(model, method, TRAINING, name, False, mean, None, None, None, seeds)
 
     def _row(self, model: str, method: str, benchmark: str, metric: str, higher: bool) -> Row:
-        scores = self.records.get(model, method, benchmark, metric)
+        scores = self._scores(model, method, benchmark, metric)
         estimate = self._estimate(scores) if scores is not None else None
         published = self.published.find(model, method, benchmark, metric)
         return Row(
