@@ -9,6 +9,7 @@ from drirl.compare.names import CATEGORIES, POOLED, TRAINING
 from drirl.compare.report import Column, headline_columns
 from drirl.compare.stats import Estimate
 from drirl.compare.tables import Analysis, Difference, Row
+from drirl.compare.texts import best, p_text, standing
 
 __all__ = ["Cell", "Heading", "Line", "Table", "details", "headline"]
 
@@ -74,7 +75,7 @@ def headline(analysis: Analysis, reference: str, level: float) -> Table:
     columns = headline_columns(analysis)
     plain = _table(analysis, "headline", "", columns)
     tops = {
-        (model, place): _best(analysis, model, *column[1:], level)
+        (model, place): best(analysis, model, *column[1:], level)
         for model in analysis.records.models
         for place, column in enumerate(columns)
     }
@@ -84,8 +85,9 @@ def headline(analysis: Analysis, reference: str, level: float) -> Table:
         cells = []
         for place, cell in enumerate(line.cells):
             gap = analysis.tested(line.model, line.method, reference, *columns[place][1:]) if known else None
-            mark = ("▲" if gap.better else "▼") if gap is not None and gap.significant(level) else ""
-            cells.append(replace(cell, told=tops[line.model, place] == line.method, mark=mark))
+            cells.append(
+                replace(cell, told=tops[line.model, place] == line.method, mark=standing(gap, level))
+            )
         lines.append(replace(line, cells=tuple(cells)))
     caption = "Shares in percent with intervals; select a number to see its records."
     if known:
@@ -94,19 +96,6 @@ def headline(analysis: Analysis, reference: str, level: float) -> Table:
             "after Holm's correction)."
         )
     return replace(plain, caption=caption, lines=tuple(lines))
-
-
-def _best(analysis: Analysis, model: str, benchmark: str, metric: str, level: float) -> str | None:
-    """Return the method with the best value if it differs significantly from every other measured one."""
-    rows = [analysis.row(model, method, benchmark, metric) for method in analysis.records.methods]
-    known = [row for row in rows if row is not None and row.value is not None]
-    if benchmark == TRAINING or len(known) < 2:
-        return None
-    sign = 1 if known[0].higher_is_better else -1
-    first = max(known, key=lambda row: sign * (row.value or 0.0)).method
-    others = analysis.family(model, first, benchmark, metric)
-    told = [others[row.method].significant(level) for row in known if row.method in others]
-    return first if len(told) == len(known) - 1 and all(told) else None
 
 
 def details(analysis: Analysis, reference: str, level: float) -> list[Table]:
@@ -202,17 +191,12 @@ def _gap(difference: Difference | None, level: float) -> Cell:
     estimate: Estimate | None = difference.estimate if difference else None
     if difference is None or estimate is None:
         return Cell()
-    p_value = difference.p_holm
     return Cell(
         _number(100 * estimate.value, 1, "+"),
         _range(estimate.low, estimate.high, 100, 1, "+"),
         estimate.value,
         told=difference.significant(level),
-        note=""
-        if p_value is None
-        else "p < .001"
-        if p_value < 0.0005
-        else f"p = {p_value:.3f}".replace("0.", ".", 1),
+        note="" if difference.p_holm is None else f"p {p_text(difference.p_holm)}",
     )
 
 
