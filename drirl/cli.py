@@ -149,20 +149,32 @@ def evaluate(
 
 @app.command()
 def compare(
+    runs: Annotated[
+        list[Path] | None, typer.Argument(help="Two folders of results: compare these prompt by prompt.")
+    ] = None,
     reference: Annotated[str | None, typer.Option(help="Method the others are compared with.")] = None,
     models: Names = None,
     methods: Names = None,
     benchmarks: Names = None,
-    format: Annotated[str, typer.Option(help="Comma list of csv, md.")] = "csv,md",
+    format: Annotated[str, typer.Option(help="Comma list of csv, md, html, latex.")] = "csv,md,html",
     output: Annotated[
-        Path | None, typer.Option(help="Folder for the tables; default: the reports folder.")
+        Path | None,
+        typer.Option(help="Folder for the tables; default: the reports folder (two folders: none)."),
     ] = None,
     allow_uneven: Annotated[
         bool | None, typer.Option("--allow-uneven", help="Accept cells that lack some of run.seeds.")
     ] = None,
+    texts: Annotated[
+        str, typer.Option(help="Prompts and completions in index.html: bundled, all or none.")
+    ] = "bundled",
 ) -> None:
-    """Make tables and figures from records alone."""
+    """Make tables, figures and a page from records alone; or show what flipped between two folders."""
     where = output.resolve() if output else None
+    if runs:
+        importlib.import_module("drirl.compare.diff").command(
+            runs, models=_split(models), methods=_split(methods), benchmarks=_split(benchmarks), output=where
+        )
+        return
     importlib.import_module("drirl.compare.stage").run(
         _params(),
         reference=reference,
@@ -172,6 +184,7 @@ def compare(
         formats=_split([format]),
         output=where,
         allow_uneven=allow_uneven,
+        texts=texts,
     )
 
 

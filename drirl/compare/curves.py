@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from drirl.compare.names import ALL, category_name
 from drirl.compare.tables import number, write_csv
 from drirl.records import BENIGN, read_jsonl
 
-__all__ = ["ALPHA", "TRAINING", "write_curves"]
+__all__ = ["ALPHA", "ALPHA_COLUMNS", "TRAINING", "TRAINING_COLUMNS", "Curves", "read_curves", "write_curves"]
 
 TRAINING = ("loss", "grad_norm", "reward", "reward_std", "kl", "entropy", "length", "cut_off_share", "scale")
 """Values of log.jsonl that become columns of training.csv."""
@@ -19,11 +20,22 @@ TRAINING = ("loss", "grad_norm", "reward", "reward_std", "kl", "entropy", "lengt
 ALPHA = ("alpha", "alpha_D", "alpha_M", "delta", "gap", "masked_share")
 """Values logged as ``<name>/<category>`` that become columns of alpha.csv."""
 
+TRAINING_COLUMNS = ("model", "method", "update", *TRAINING)
+ALPHA_COLUMNS = ("model", "method", "update", "category", *ALPHA)
+
 Means = dict[str, float]
 
 
-def write_curves(out: Path, reports: Path, models: Sequence[str], methods: Sequence[str]) -> list[Path]:
-    """Write ``training.csv`` and ``alpha.csv``, means over seeds; return the files.
+@dataclass(frozen=True)
+class Curves:
+    """Lines of training.csv and of alpha.csv, as texts."""
+
+    training: list[list[str]]
+    alpha: list[list[str]]
+
+
+def read_curves(out: Path, models: Sequence[str], methods: Sequence[str]) -> Curves:
+    """Return the means over seeds of what the methods logged.
 
     Reads ``out/align/<model>/<method>/seed*/log.jsonl``: one object per ``update``. Methods
     without a value leave its column empty; methods without a log leave no line.
@@ -37,9 +49,14 @@ def write_curves(out: Path, reports: Path, models: Sequence[str], methods: Seque
                     cells = [number(means.get(name)) for name in TRAINING]
                     training.append([model, method, str(update), *cells])
                 alpha += [[model, method, *line] for line in _alpha_lines(update, means)]
+    return Curves(training, alpha)
+
+
+def write_curves(curves: Curves, reports: Path) -> list[Path]:
+    """Write ``training.csv`` and ``alpha.csv``; return the files."""
     reports = Path(reports)
-    write_csv(reports / "training.csv", ("model", "method", "update", *TRAINING), training)
-    write_csv(reports / "alpha.csv", ("model", "method", "update", "category", *ALPHA), alpha)
+    write_csv(reports / "training.csv", TRAINING_COLUMNS, curves.training)
+    write_csv(reports / "alpha.csv", ALPHA_COLUMNS, curves.alpha)
     return [reports / "training.csv", reports / "alpha.csv"]
 
 

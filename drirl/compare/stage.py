@@ -1,25 +1,32 @@
-"""Stage ``compare``: tables and figures in ``reports/`` from records alone; needs no model and no GPU."""
+"""Stage ``compare``: tables, figures and a page in ``reports/`` from records alone; needs no model or GPU."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from drirl.compare.collect import collect
-from drirl.compare.cost import write_costs
-from drirl.compare.curves import write_curves
+from drirl.compare.cost import read_costs, write_costs
+from drirl.compare.curves import Curves, read_curves, write_curves
 from drirl.compare.published import load_published
 from drirl.compare.report import Notes, headline_columns, load_looks, render
 from drirl.compare.stats import Bootstrap
 from drirl.compare.tables import COLUMNS, DIFFERENCE_COLUMNS, Analysis, write_csv
-from drirl.config import Params
+from drirl.config import Params, project_root
 from drirl.errors import DrirlError, nearest
 from drirl.records import atomic_write, write_json
 
-__all__ = ["FORMATS", "run"]
+if TYPE_CHECKING:
+    from drirl.compare.page.render import Figure
 
-FORMATS = ("csv", "md")
+__all__ = ["DEFAULT_FORMATS", "FORMATS", "TEXTS", "run"]
+
+FORMATS = ("csv", "md", "html", "latex")
+DEFAULT_FORMATS = ("csv", "md", "html")
+TEXTS = ("bundled", "all", "none")
+"""Whose prompts and completions the page holds."""
 
 
 def run(
@@ -32,25 +39,29 @@ def run(
     output: Path | None = None,
     formats: Sequence[str] | None = None,
     allow_uneven: bool | None = None,
+    texts: str = "bundled",
 ) -> None:
     """Read the records and write the reports.
 
     Always: metrics.json. ``csv``: comparison.csv, differences.csv, training.csv, alpha.csv. ``md``:
-    comparison.md with tradeoff.png and categories.png, each with its csv. cost.csv and cost.md are written
-    if costs were measured; they differ between runs and belong to no hash.
+    comparison.md. ``html``: index.html. Both with the figures, each with its csv. ``latex``: comparison.tex.
+    cost.csv, cost.md and cost_gain.png are written if costs were measured; they differ between runs and
+    belong to no hash.
 
     Args:
         reference: method the others are compared with; default ``compare.reference``.
         models, methods, benchmarks: use these only; default all of params.yaml, all that were recorded.
         output: folder to write to; default ``compare.reports``.
-        formats: any of csv and md; default both.
+        formats: any of :data:`FORMATS`; default :data:`DEFAULT_FORMATS`.
         allow_uneven: default ``compare.allow_uneven``.
+        texts: prompts and completions in index.html: of the bundled sets, all, or none.
     Raises:
         DrirlError: unknown name, nothing recorded, malformed or uneven records.
     """
-    settings, wanted = params.compare, list(formats or FORMATS)
+    settings, wanted = params.compare, list(formats or DEFAULT_FORMATS)
     for name in wanted:
         _known("--format", name, FORMATS)
+    _known("--texts", texts, TEXTS)
     models = _choose("--models", models, params.run.models)
     methods = _choose("--methods", methods, params.run.methods)
     if reference is not None:
@@ -89,26 +100,97 @@ def run(
             DIFFERENCE_COLUMNS,
             (difference.cells() for difference in differences),
         )
-        write_curves(params.run.out, reports, models, methods)
-    if "md" in wanted:
-        _write_report(analysis, notes, reports)
+    curves = read_curves(params.run.out, models, methods)
+    if {"csv", "md", "html"} & set(wanted):
+        write_curves(curves, reports)
+    if {"md", "html"} & set(wanted):
+        figures = _draw(analysis, curves, reports, _notice(notes))
+        notes = replace(notes, figures=tuple(figure.path.name for figure in figures))
+        report = render(analysis, notes)
+        if "md" in wanted:
+            _write(reports / "comparison.md", report)
+        if "html" in wanted:
+            _write_page(params, analysis, notes, report, figures, reports, texts)
+    if "latex" in wanted:
+        from drirl.compare.latex import render_latex
+
+        _write(reports / "comparison.tex", render_latex(analysis, notes))
     write_json(reports / "metrics.json", _metrics(analysis))
-    write_costs(params.run.out, reports)
+    if write_costs(params.run.out, reports):
+        from drirl.compare.panels import draw_cost_gain
+
+        draw_cost_gain(analysis, read_costs(params.run.out), reports, notice=_notice(notes))
 
 
-def _write_report(analysis: Analysis, notes: Notes, reports: Path) -> None:
-    from dataclasses import replace
+def _notice(notes: Notes) -> str:
+    return "" if notes.meaningful else "; wiring check, numbers are meaningless"
 
-    from drirl.compare.figures import draw_categories, draw_tradeoff
 
-    notice = "" if notes.meaningful else "; wiring check, numbers are meaningless"
-    files = [
-        *draw_tradeoff(analysis, reports, notice=notice),
-        *draw_categories(analysis, reports, notice=notice),
-    ]
-    notes = replace(notes, figures=tuple(path.name for path in files if path.suffix == ".png"))
-    with atomic_write(reports / "comparison.md") as temporary:
-        temporary.write_text(render(analysis, notes), encoding="utf-8")
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _draw(analysis: Analysis, curves: Curves, reports: Path, notice: str) -> list[Figure]:
+    """Draw the figures that depend on records alone; return them in the order of the page."""
+    from drirl.compare import figures, panels
+    from drirl.compare.page.render import Figure
+
+    drawn = (
+        (
+            figures.draw_tradeoff(analysis, reports, notice=notice),
+            "Refusal of harmful prompts against helpfulness and false refusal, one point per policy.",
+        ),
+        (
+            panels.draw_levels(analysis, reports, notice=notice),
+            "Refusal of harmful and false refusal of benign prompts by difficulty level.",
+        ),
+        (
+            panels.draw_overrefusal(analysis, reports, notice=notice),
+            "Over-refusal: false refusal of harmless prompts on every benchmark that measures it.",
+        ),
+        (
+            figures.draw_categories(analysis, reports, notice=notice),
+            "Refusal of harmful prompts by harm category.",
+        ),
+        (
+            panels.draw_gain(analysis, reports, notice=notice),
+            "Gain in refusal over the base policy against the tokens a method generates and trains on.",
+        ),
+        (
+            panels.draw_alpha(curves.alpha, reports, notice=notice),
+            "Hardness coefficient alpha of each category over the updates.",
+        ),
+        (
+            panels.draw_rewards(analysis.records.rewards, reports, notice=notice),
+            "Held-out pairwise accuracy of the rewards per category and of the one static reward.",
+        ),
+    )
+    return [Figure(files[0], text) for files, text in drawn]
+
+
+def _write_page(
+    params: Params,
+    analysis: Analysis,
+    notes: Notes,
+    report: str,
+    figures: Sequence[Figure],
+    reports: Path,
+    texts: str,
+) -> None:
+    from drirl.compare.page.cards import cards
+    from drirl.compare.page.records import archive
+    from drirl.compare.page.render import write_page
+
+    write_page(
+        reports / "index.html",
+        analysis,
+        notes,
+        report=report,
+        archive=archive(params.run.out, analysis.records, sources=params.data.sources, texts=texts),
+        figures=figures,
+        cards=cards(params, analysis.records.methods, project_root() / "baselines"),
+    )
 
 
 def _metrics(analysis: Analysis) -> dict[str, Any]:

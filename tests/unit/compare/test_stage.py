@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from drirl.compare.curves import write_curves
+from drirl.compare.curves import read_curves, write_curves
 from drirl.compare.stage import run
 from drirl.compare.summary import headline
 from drirl.compare.trace import records_behind, trace
@@ -25,12 +25,22 @@ MODELS = ("tiny-llama", "tiny-qwen2")
 METHODS = ("base", "dpo", "grpo_irl", "dr_irl", "dr_irl_constant")
 FILES = {
     "alpha.csv",
+    "alpha.png",
     "categories.csv",
     "categories.png",
     "comparison.csv",
     "comparison.md",
     "differences.csv",
+    "gain.csv",
+    "gain.png",
+    "index.html",
+    "levels.csv",
+    "levels.png",
     "metrics.json",
+    "overrefusal.csv",
+    "overrefusal.png",
+    "reward_accuracy.csv",
+    "reward_accuracy.png",
     "tradeoff.csv",
     "tradeoff.png",
     "training.csv",
@@ -186,7 +196,7 @@ def test_names_are_checked_and_chosen(params: Params, tmp_path: Path) -> None:
         ({"reference": "grpo_ir"}, "--reference: unknown name 'grpo_ir'.*did you mean 'grpo_irl'"),
         ({"methods": ["dpoo"]}, "--methods: unknown name 'dpoo'"),
         ({"models": ["tiny"]}, "--models: unknown name 'tiny'"),
-        ({"formats": ["html"]}, "--format: unknown name 'html'"),
+        ({"formats": ["htm"]}, "--format: unknown name 'htm'.*did you mean 'html'"),
     ):
         with pytest.raises(DrirlError, match=message):
             run(params, **option)  # type: ignore[arg-type]
@@ -272,7 +282,7 @@ def test_trace_prints_json_lines(params: Params, capsys: pytest.CaptureFixture[s
 
 
 def test_curves_are_means_over_seeds(out: Path, tmp_path: Path) -> None:
-    write_curves(out, tmp_path, ["tiny-llama"], ["dpo", "dr_irl"])
+    write_curves(read_curves(out, ["tiny-llama"], ["dpo", "dr_irl"]), tmp_path)
     training = rows(tmp_path / "training.csv")
     assert [row["update"] for row in training] == ["1", "2", "3", "4", "5"]
     assert training[0]["reward"] == "1.1"  # 0.1 + seeds 0, 1, 2
