@@ -125,13 +125,12 @@ def test_a_prompt_complied_with_is_not_attacked(
 
 def test_gcg_tries_only_what_is_read_as_the_same_tokens(scorer: Scorer, items: list[dict[str, Any]]) -> None:
     search = Gcg(scorer, items, GCG, 0)
-    first = search.suffixes[0]
-    head, tail = scorer.encode(" break"), scorer.encode("b")
-    split = [*scorer.encode(" b"), *scorer.encode("reak")]
-    assert search._survivors(0, [first, [*first[:-1], *head]]) == [first, [*first[:-1], *head]]
-    assert split != head
-    assert search._survivors(0, [split]) == []
-    assert tail not in search._survivors(0, [tail])  # joins the end of the prompt or stands alone
+    whole = scorer.encode(" the house")
+    letters = scorer.tokenizer.convert_tokens_to_ids([*"\u0120the", *"\u0120house"])
+    assert scorer.tokenizer.decode(letters) == scorer.tokenizer.decode(whole) == " the house"
+    assert len(letters) == 10 > len(whole)
+    assert search._survivors(0, [letters, whole, letters]) == [whole]
+    assert search._survivors(0, [scorer.encode(" the house ")]) == []  # a template may cut the space off
     special = scorer.tokenizer.all_special_ids
     assert not bool(search.allowed[special].any())
     assert int(search.allowed.sum()) > 50
