@@ -256,11 +256,13 @@ def _differences(analysis: Analysis, rates: Sequence[Column], notes: Notes) -> s
         "- Method minus reference on the same prompts, in points; in brackets p of the permutation test over",
         "  intents and seeds after Holm's correction over the methods of a model and column. Bold: p below",
         f"  {_level(notes):g}. Intervals: below; McNemar's test and effect sizes: `differences.csv`.",
-        f"- *Detectable*: the smallest true differences found in {100 * POWER:g} % of repetitions, from the",
-        "  steadiest to the most varying of the trained methods. Smaller ones may be there unseen.",
-        "- P(better): chance that a seed of the method beats a seed of the reference on one of",
-        f"  {', '.join(tasks)}; ties count half, 0.5 is no difference. With three seeds its interval is",
-        "  narrower than it should be.",
+        f"- *Detectable*: the smallest true differences found in {100 * POWER:g} % of repetitions (in fewer",
+        "  where seeds vary), from the steadiest to the most varying of the trained methods. Smaller ones may",
+        "  be there unseen.",
+        "- P(better): chance that a seed of the method beats a seed of the reference on one benchmark drawn",
+        "  at random; ties count half, 0.5 is no difference. With three seeds its interval is narrower than",
+        "  it should be. Benchmarks:",
+        *(f"  {task}{',' if task != tasks[-1] else '.'}" for task in tasks),
     ]
     return (
         f"## Differences from {code(notes.reference)}\n\n"
