@@ -256,11 +256,13 @@ def _differences(analysis: Analysis, rates: Sequence[Column], notes: Notes) -> s
         "- Method minus reference on the same prompts, in points; in brackets p of the permutation test over",
         "  intents and seeds after Holm's correction over the methods of a model and column. Bold: p below",
         f"  {_level(notes):g}. Intervals: below; McNemar's test and effect sizes: `differences.csv`.",
-        f"- *Detectable*: the smallest true differences found in {100 * POWER:g} % of repetitions, from the",
-        "  steadiest to the most varying of the trained methods. Smaller ones may be there unseen.",
-        "- P(better): chance that a seed of the method beats a seed of the reference on one of",
-        f"  {', '.join(tasks)}; ties count half, 0.5 is no difference. With three seeds its interval is",
-        "  narrower than it should be.",
+        f"- *Detectable*: the smallest true differences found in {100 * POWER:g} % of repetitions (in fewer",
+        "  where seeds vary), from the steadiest to the most varying of the trained methods. Smaller ones may",
+        "  be there unseen.",
+        "- P(better): chance that a seed of the method beats a seed of the reference on one benchmark drawn",
+        "  at random; ties count half, 0.5 is no difference. With three seeds its interval is narrower than",
+        "  it should be. Benchmarks:",
+        *(f"  {task}{',' if task != tasks[-1] else '.'}" for task in tasks),
     ]
     return (
         f"## Differences from {code(notes.reference)}\n\n"
@@ -425,7 +427,8 @@ def _reading(notes: Notes) -> str:
     return (
         "## Reading and tracing\n\n"
         f"- Intervals and tests: {notes.draws} draws that redraw intents and the spread between seeds\n"
-        "  (`docs/statistics.md`, with how often they err).\n"
+        "  (`docs/statistics.md`). With three seeds, equal methods are called different in at most 5 % of\n"
+        "  repetitions, but in up to 8 % where the seeds of only one of them vary strongly.\n"
         "- `missing` is a cell without records; it is never counted as 0.\n"
         "- All rows, with published values where benchmark, metric, method and base model agree:\n"
         "  `comparison.csv`. All paired differences: `differences.csv`.\n"
