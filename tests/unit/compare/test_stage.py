@@ -121,7 +121,8 @@ def test_every_number_is_the_mean_of_the_records_it_leads_back_to(reports: Path,
 def test_columns_and_rows_of_the_contract(reports: Path) -> None:
     text = (reports / "comparison.csv").read_text(encoding="utf-8")
     assert text.splitlines()[0] == (
-        "model,method,benchmark,metric,higher_is_better,value,ci_low,ci_high,n,seeds,published,published_source"
+        "model,method,benchmark,metric,higher_is_better,value,ci_low,ci_high,n,seeds,published,published_source,"
+        "deviation,judge,template_hash"
     )
     found = {
         (row["benchmark"], row["metric"]): row["higher_is_better"] for row in rows(reports / "comparison.csv")
@@ -148,9 +149,9 @@ def test_a_missing_method_is_shown_as_missing(reports: Path) -> None:
     line = next(
         line
         for line in (reports / "comparison.md").read_text().splitlines()
-        if line.startswith("| tiny-llama | `ppo`")
+        if line.startswith("| tiny-llama, baselines | `ppo`")
     )
-    assert line.count("missing") == 10
+    assert line.count("missing") == 6
     assert " 0" not in line
 
 
@@ -163,7 +164,7 @@ def test_headline_comes_first_and_says_what_can_be_told(reports: Path) -> None:
     lines = text.splitlines()
     assert lines[2].startswith("| Model | Method | Refusal, disguised ↑ |")
     assert "meaningless" not in text
-    assert "tiny-llama, `dr_irl` minus `grpo_irl`: refusal, disguised " in text
+    assert "tiny-llama, `dr_irl` minus `grpo_irl`: " in text
     assert "tiny-qwen2, `dr_irl` minus `dr_irl_constant`: " in text
     assert text.count("no difference can be told") + text.count("A difference is seen in") == 4
     assert "No record is kept" in text
@@ -335,8 +336,10 @@ def test_reward_reports_are_shown(params: Params, tmp_path: Path) -> None:
     write_json(out / "reward" / "tiny-llama" / "report.json", report)
     run(alone(params, out, [0]))
     text = (params.compare.reports / "comparison.md").read_text(encoding="utf-8")
-    assert "| Demonstration against | Insult | task |" in text
-    assert "| unsafe or broken | 97.5 [94.0, 100.0], n=100 | missing |" in text
+    assert "| unsafe or broken | 97.5 (Insult, n=100) | missing |" in text
+    assert "| wrong | 97.5 (task, n=100) | missing |" in text
+    assert "| Against | Insult | task | Pairs |" in text
+    assert "| unsafe or broken | 98 [94, 100] | missing | 0–100 |" in text
     assert "bar 80, met" in text
 
 
