@@ -73,7 +73,7 @@ class Table:
 def headline(analysis: Analysis, reference: str, level: float) -> Table:
     """Return the headline table; a difference counts if its corrected p-value is below ``level``."""
     columns = headline_columns(analysis)
-    plain = _table(analysis, "headline", "", columns)
+    plain = _table(analysis, "headline", "", columns, bounds=0)
     tops = {
         (model, place): best(analysis, model, *column[1:], level)
         for model in analysis.records.models
@@ -126,13 +126,18 @@ def details(analysis: Analysis, reference: str, level: float) -> list[Table]:
     return tables
 
 
-def _table(analysis: Analysis, name: str, caption: str, columns: Sequence[Column]) -> Table:
+def _table(analysis: Analysis, name: str, caption: str, columns: Sequence[Column], bounds: int = 1) -> Table:
+    """Return a table of values; ``bounds`` are the digits of the ends of intervals in percent."""
     lines = tuple(
         Line(
             model,
             method,
             tuple(
-                _cell(analysis.row(model, method, benchmark, metric), analysis.is_rate(benchmark, metric))
+                _cell(
+                    analysis.row(model, method, benchmark, metric),
+                    analysis.is_rate(benchmark, metric),
+                    bounds,
+                )
                 for _, benchmark, metric in columns
             ),
         )
@@ -178,13 +183,14 @@ def _heading(analysis: Analysis, column: Column) -> Heading:
     return Heading(title, arrow, benchmark, metric, n)
 
 
-def _cell(row: Row | None, rate: bool) -> Cell:
+def _cell(row: Row | None, rate: bool, bounds: int) -> Cell:
     if row is None or row.value is None:
         return Cell()
     if row.benchmark == TRAINING:
         return Cell(f"{row.value:,.0f}".replace(",", "\u202f"), "", row.value)
-    scale, digits = (100, 1) if rate else (1, 2)
-    return Cell(_number(scale * row.value, digits), _range(row.low, row.high, scale, digits), row.value)
+    if rate:
+        return Cell(_number(100 * row.value, 1), _range(row.low, row.high, 100, bounds), row.value)
+    return Cell(_number(row.value, 2), _range(row.low, row.high, 1, 2), row.value)
 
 
 def _gap(difference: Difference | None, level: float) -> Cell:
