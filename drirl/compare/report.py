@@ -257,7 +257,7 @@ def _differences(analysis: Analysis, rates: Sequence[Column], notes: Notes) -> s
         "  intents and seeds after Holm's correction over the methods of a model and column. Bold: p below",
         f"  {_level(notes):g}. Intervals: below; McNemar's test and effect sizes: `differences.csv`.",
         f"- *Detectable*: the smallest true differences found in {100 * POWER:g} % of repetitions (in fewer",
-        "  where seeds vary), from the steadiest to the most varying of the trained methods. Smaller ones may",
+        "  where seeds vary), from the steadiest to the most varying trained method. Smaller ones may",
         "  be there unseen.",
         "- P(better): chance that a seed of the method beats a seed of the reference on one benchmark drawn",
         "  at random; ties count half, 0.5 is no difference. With three seeds its interval is narrower than",
