@@ -135,7 +135,7 @@ class Reranker:
             categories: B; 0..6, -1 for benign, None where the router is to decide.
             completions: B lists, or None (for all, or in places): N are drawn from the policy.
         Returns:
-            B results; of equal rewards the earlier completion is the best.
+            B results; equal completions have equal rewards, and of equal rewards the earlier is the best.
         Raises:
             DrirlError: see :meth:`check`; an empty list of completions.
         """
@@ -160,6 +160,9 @@ class Reranker:
                 scores = self.routed.score_completions(*columns)
             else:
                 scores = self.bank.score_completions(*columns, [categories[i] for i, _ in flat])
-            for (i, _), score in zip(flat, scores.tolist()):
-                rewards[i].append(score)
+            first: dict[
+                tuple[int, str, bool], float
+            ] = {}  # the place in a batch moves the last bit of a score
+            for (i, completion), score in zip(flat, scores.tolist()):
+                rewards[i].append(first.setdefault((i, completion.text, completion.finished), score))
         return [Ranked(own, values, values.index(max(values))) for own, values in zip(rows, rewards)]
