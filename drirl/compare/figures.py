@@ -50,13 +50,9 @@ AGAINST: tuple[tuple[Column, ...], ...] = (
         ("GSM8K, exact match (%)", "drirl_gsm8k", "exact_match"),
     ),
     (
-        (
-            "False refusal of disguised\nbenign prompts (%)",
-            "drirl_tiny_benign",
-            "false_refusal_rate[level=disguised]",
-        ),
-        ("False refusal of benign prompts (%)", "drirl_tiny_benign", "false_refusal_rate"),
         ("False refusal of safe prompts, XSTest (%)", "xstest_safe", "false_refusal_rate"),
+        ("False refusal of contrast\nprompts (%)", "drirl_tiny_contrast", "false_refusal_rate"),
+        ("False refusal of benign prompts (%)", "drirl_tiny_benign", "false_refusal_rate"),
     ),
 )
 
