@@ -76,7 +76,7 @@ def run_best_of(plan: Plan, of: str, model: str) -> None:
         DrirlError: no such arm, an input is missing, or a prompt too long for the policy.
     """
     from drirl.base.location import policy_path
-    from drirl.evaluate.stage import UNTRAINED, _write
+    from drirl.evaluate.stage import UNTRAINED, write_records
     from drirl.experiments.run import _known_model
     from drirl.parallel import map_processes
 
@@ -109,7 +109,7 @@ def run_best_of(plan: Plan, of: str, model: str) -> None:
         preload=("drirl.reward.bank", "drirl.serve.rerank", "drirl.models"),
     )
     for name, (_, out) in arms.items():
-        _write(out / "evaluate" / model / source.method, [result[name] for result in results])
+        write_records(out / "evaluate" / model / source.method, [result[name] for result in results])
 
 
 def _rerank(job: _Job) -> dict[str, tuple[list[EvalItem], list[RunRecord]]]:

@@ -81,4 +81,4 @@ def score(params: Params, model: str, method: str) -> None:
     from drirl.evaluate import stage as evaluate
 
     results = [evaluate._score(job) for job in evaluate._jobs(params, model, method)]
-    evaluate._write(params.run.out / "evaluate" / model / method, results)
+    evaluate.write_records(params.run.out / "evaluate" / model / method, results)
