@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import _thread
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,15 @@ def test_what_could_change_a_verdict_changes_the_key(serve: Serve, shared: Share
     assert find_judge("asked", same).cache_key in keys
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, also where the tests were started with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_keeps_what_was_answered(serve: Serve, shared: Shared) -> None:
     wait = 2.0
 
