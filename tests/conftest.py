@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -50,3 +56,39 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("policy")
     save_policy(build_model(spec, tokenizer), tokenizer, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def transformers_serve() -> Callable[[Path], AbstractContextManager[str]]:
+    """``with transformers_serve(folder) as url``: the server of transformers on loopback."""
+
+    @contextmanager
+    def serve(folder: Path) -> Iterator[str]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        options = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder), *options],
+            env={**os.environ, "NO_PROXY": "127.0.0.1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            _wait(port, process)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            process.terminate()
+            process.wait(30)
+
+    return serve
+
+
+def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(1200):  # loading torch takes minutes on a busy machine
+        assert process.poll() is None, "transformers serve ended"
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.5)
+    raise AssertionError("transformers serve did not start")

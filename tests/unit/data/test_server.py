@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,18 @@ def test_replies_equal_local_ones_in_order(
     assert len(chat_server.bodies) == 6
     assert generator.name == "server:small-writer"
     assert "Authorization" not in chat_server.headers[0]
+
+
+@pytest.mark.slow
+def test_transformers_serve(
+    transformers_serve: Callable[[Path], AbstractContextManager[str]], writer_model: Path, make_settings: Make
+) -> None:
+    same = {"model": str(writer_model), "cache": "", "temperature": 0.0, "top_p": 1.0}
+    with transformers_serve(writer_model) as url:
+        _, replies = _ask(make_settings(kind="server", url=url, concurrency=1, **same))
+    _, expected = _ask(make_settings(kind="transformers", batch_size=1, **same))
+    assert [r.text.strip() for r in replies] == [r.text.strip() for r in expected]
+    assert all(r.completion_tokens for r in replies)
 
 
 def test_body_and_extra_fields(chat_server: Any, settings: Make) -> None:

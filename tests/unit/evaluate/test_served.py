@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -195,32 +191,15 @@ def test_only_one_user_message_is_sent(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec("fastapi") is None and "DRIRL_SERVING" not in os.environ,
-    reason="transformers serve needs fastapi, uvicorn and openai: install them, or name their folder in "
-    "DRIRL_SERVING",
-)
-def test_transformers_serve(params: Params, restless_policy: Path, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    path = os.pathsep.join(filter(None, [os.environ.get("DRIRL_SERVING"), os.environ.get("PYTHONPATH")]))
-    options = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "transformers.cli.transformers", "serve", str(restless_policy), *options],
-        env={**os.environ, "PYTHONPATH": path, "NO_PROXY": "127.0.0.1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        _wait(port, process)
-        url = f"http://127.0.0.1:{port}/v1"
-        evaluate_served(
-            params, server=url, model=str(restless_policy), tasks=TASKS, output=tmp_path / "served", retries=2
-        )
-    finally:
-        process.terminate()
-        process.wait(30)
+def test_transformers_serve(
+    params: Params,
+    restless_policy: Path,
+    tmp_path: Path,
+    transformers_serve: Callable[[Path], AbstractContextManager[str]],
+) -> None:
+    model = str(restless_policy)
+    with transformers_serve(restless_policy) as url:
+        evaluate_served(params, server=url, model=model, tasks=TASKS, output=tmp_path / "served", retries=2)
     items, _ = read(tmp_path / "served")
     expected = local(params, restless_policy, tmp_path / "local")
     same = [a.response == b.response.strip() for a, b in zip(items, expected, strict=True)]
@@ -228,13 +207,3 @@ def test_transformers_serve(params: Params, restless_policy: Path, tmp_path: Pat
     for ours, theirs in zip(expected, items, strict=True):
         if ours.finished != theirs.finished:  # it calls an end token that is the last allowed one "length"
             assert ours.finished
-
-
-def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(1200):  # loading torch takes minutes on a busy machine
-        assert process.poll() is None, "transformers serve ended"
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.5)
-    raise AssertionError("transformers serve did not start")
