@@ -8,7 +8,6 @@ out), another by its mean. The test takes the policies as they are and prompts a
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Any
 
 from drirl.compare.collect import SLICED_BY, has
 from drirl.compare.names import CATEGORIES, POOLED, category_name, code, escape
+from drirl.compare.significance import mcnemar_of_counts
 from drirl.compare.tables import number, write_csv
 from drirl.errors import DrirlError, nearest
 from drirl.records import SCHEMA_VERSION, EvalItem, RunRecord, read_jsonl
@@ -29,7 +29,6 @@ __all__ = [
     "Line",
     "command",
     "compare_folders",
-    "mcnemar",
     "render_diff",
     "write_diff",
 ]
@@ -139,15 +138,6 @@ class Diff:
     flips: list[Flip] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unlike: list[str] = field(default_factory=list)
-
-
-def mcnemar(up: int, down: int) -> float:
-    """Return the two-sided p-value of the exact McNemar test: twice the smaller binomial tail, at most 1.
-
-    Source: McNemar (1947), exact binomial form.
-    """
-    tail = sum(math.comb(up + down, count) for count in range(min(up, down) + 1))
-    return min(1.0, 2 * tail / 2 ** (up + down))
 
 
 def compare_folders(
@@ -405,7 +395,7 @@ def _line(model: str, method: str, key: tuple[str, str], metric: str, pairs: Pai
         _mean(after for _, after in pairs),
         up,
         down,
-        mcnemar(up, down),
+        mcnemar_of_counts(up, down),
     )
 
 

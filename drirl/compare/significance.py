@@ -13,7 +13,16 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["POWER", "cohens_h", "detectable", "holm", "is_binary", "mcnemar", "standardised"]
+__all__ = [
+    "POWER",
+    "cohens_h",
+    "detectable",
+    "holm",
+    "is_binary",
+    "mcnemar",
+    "mcnemar_of_counts",
+    "standardised",
+]
 
 Array = NDArray[np.float64]
 Name = TypeVar("Name")
@@ -55,16 +64,21 @@ def mcnemar(values: Array, reference: Array) -> float | None:
         return None
     gained = int(((first > 0) & (second < 0)).sum())
     lost = int(((first < 0) & (second > 0)).sum())
-    return _both_tails(min(gained, lost), gained + lost)
+    return mcnemar_of_counts(gained, lost)
 
 
-def _both_tails(successes: int, trials: int) -> float:
-    """Return twice the chance of at most ``successes`` in fair ``trials``, at most 1, in whole numbers."""
+def mcnemar_of_counts(gained: int, lost: int) -> float:
+    """Return the p-value of McNemar's exact test, two-sided: twice the smaller binomial tail, at most 1.
+
+    Args:
+        gained: prompts whose score rose; ``lost``: whose score fell; ties take no part.
+    Source: McNemar (1947), exact binomial form.
+    """
     term, total = 1, 1
-    for number in range(successes):
-        term = term * (trials - number) // (number + 1)
+    for number in range(min(gained, lost)):
+        term = term * (gained + lost - number) // (number + 1)
         total += term
-    return min(1.0, 2 * total / 2**trials)
+    return min(1.0, 2 * total / 2 ** (gained + lost))
 
 
 def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from drirl.cli import main
-from drirl.compare.diff import COLUMNS, FLIPS, compare_folders, mcnemar, render_diff, write_diff
+from drirl.compare.diff import COLUMNS, FLIPS, compare_folders, render_diff, write_diff
 from drirl.errors import DrirlError
 from drirl.records import EvalItem
 
@@ -38,13 +38,6 @@ def two(tmp_path: Path) -> tuple[Path, Path]:
     write_cell(tmp_path / "one", "tiny", "base", scored([0] * 7 + [1, 0, 1]))
     write_cell(tmp_path / "two", "tiny", "dpo", scored([1] * 7 + [0, 0, 1], method="dpo"))
     return tmp_path / "one" / "evaluate/tiny/base", tmp_path / "two" / "evaluate/tiny/dpo"
-
-
-def test_exact_p_values_by_hand() -> None:
-    assert mcnemar(0, 0) == 1.0
-    assert mcnemar(7, 1) == pytest.approx(2 * (1 + 8) / 2**8)  # P(X <= 1) of 8 fair coins, twice
-    assert mcnemar(5, 0) == pytest.approx(2 / 2**5)
-    assert mcnemar(3, 3) == 1.0
 
 
 def test_what_flipped_and_where(two: tuple[Path, Path]) -> None:

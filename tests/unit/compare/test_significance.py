@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from drirl.compare.significance import cohens_h, detectable, holm, is_binary, mcnemar, standardised
+from drirl.compare.significance import (
+    cohens_h,
+    detectable,
+    holm,
+    is_binary,
+    mcnemar,
+    mcnemar_of_counts,
+    standardised,
+)
 from drirl.compare.simulate import SIZES, WORLDS, Scenario, Size, draw, simulate
 from drirl.compare.stats import Bootstrap
 
@@ -48,6 +56,13 @@ def test_mcnemar_is_the_binomial_test_of_scipy(gained: int, lost: int) -> None:
     first = np.r_[np.ones(gained), np.zeros(lost)][:, None]
     expected = stats.binomtest(gained, gained + lost, 0.5).pvalue
     assert mcnemar(first, 1 - first) == pytest.approx(expected, rel=1e-9)
+
+
+def test_mcnemar_of_counts_by_hand() -> None:
+    assert mcnemar_of_counts(0, 0) == 1.0
+    assert mcnemar_of_counts(7, 1) == 2 * (1 + 8) / 2**8  # P(X <= 1) of 8 fair coins, twice
+    assert mcnemar_of_counts(0, 5) == 2 / 2**5
+    assert mcnemar_of_counts(3, 3) == 1.0
 
 
 def test_mcnemar_goes_by_the_majority_of_seeds_and_leaves_even_splits_out() -> None:
