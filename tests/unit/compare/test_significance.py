@@ -18,7 +18,7 @@ from drirl.compare.significance import (
     standardised,
 )
 from drirl.compare.simulate import SIZES, WORLDS, Scenario, Size, draw, simulate
-from drirl.compare.stats import Bootstrap
+from drirl.compare.stats import Bootstrap, _skew_factor
 
 NAN = float("nan")
 
@@ -147,12 +147,19 @@ def test_equal_scores_give_one_whatever_the_seeds() -> None:
     assert Bootstrap().permutation(scores, scores, names(60), keys=("a", "b")) == 1
 
 
-def test_unequal_variances_have_welchs_degrees_of_freedom() -> None:
-    # One method varies between seeds, the other not: 2 degrees of freedom, not 4.
+def test_unequal_variances_have_welchs_degrees_of_freedom_and_are_widened() -> None:
+    # One method varies between seeds, the other not: 2 degrees of freedom, not 4, and 1.6 times as wide.
     values = np.tile([1.0, 2.0, 3.0], (40, 1))
     steady = np.tile([2.0, 2.0, 2.0], (40, 1))
     estimate = Bootstrap(draws=20_000).difference(values, steady, names(40), keys=("a", "b"), rate=False)
-    assert estimate.high == pytest.approx(4.303 / math.sqrt(3), abs=0.1)
+    assert estimate.high == pytest.approx(1.6 * 4.303 / math.sqrt(3), abs=0.2)
+
+
+@pytest.mark.parametrize(("other", "factor"), [(1.0, 1.0), (2.0, 1 + 0.2 / 3), (9.0, 1.384)])
+def test_the_widening_grows_with_the_imbalance_of_two_variances(other: float, factor: float) -> None:
+    # Variances 1 and 2: 1 + 0.6 (2 * 2/3 - 1)^2; 1 and 9: 1 + 0.6 (2 * 9/10 - 1)^2.
+    assert _skew_factor([1.0, other]) == pytest.approx(factor)
+    assert _skew_factor([other, 1.0]) == pytest.approx(factor)
 
 
 def test_a_missing_score_is_no_loss() -> None:
@@ -215,6 +222,6 @@ def test_flipping_intents_alone_takes_lucky_seeds_for_better_methods() -> None:
 @pytest.mark.slow
 def test_a_difference_stated_as_detectable_is_found_about_four_times_in_five() -> None:
     start = Scenario("mixed", 0.85, 0.0, *WORLDS["mixed"])
-    stated = simulate(start, repeats=50, draws=500).detectable
+    stated = simulate(start, repeats=100, draws=500).detectable
     lower = Scenario("mixed", 0.85 - stated, 0.0, *WORLDS["mixed"])
-    assert simulate(start, lower, repeats=100, draws=500).decided > 0.7
+    assert simulate(start, lower, repeats=300, draws=500).decided > 0.7
