@@ -28,6 +28,7 @@ SECTIONS = {
     "hyper_parameters": "values",
     "latency": "reranking",
     "real_pairs": "sources",
+    "refusal_order": "order",
     "reward_accuracy": "rewards",
     "reward_cost": "rewards",
     "reward_iterations": "rewards",

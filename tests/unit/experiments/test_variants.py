@@ -10,11 +10,12 @@ import pytest
 
 from drirl.errors import DrirlError
 from drirl.experiments.extras.hardness import rank_correlation
+from drirl.experiments.extras.order import misplaced, pairs_of
 from drirl.experiments.extras.variety import distinct, repeated, self_bleu2
 from drirl.experiments.plan import DataVariant, Plan
 from drirl.experiments.run import _link, run_arm
 from drirl.experiments.variants import build, leave_out, thin_out, wrong_labels
-from drirl.records import Demo, Prompt, read_json, read_jsonl, write_jsonl
+from drirl.records import Demo, Prompt, RolloutGroup, read_json, read_jsonl, write_jsonl
 
 
 def _prompt(i: int, category: int, split: str = "train") -> Prompt:
@@ -119,3 +120,23 @@ def test_variety_by_hand() -> None:
     # first: ab twice and ba once, the other has ab once -> 1/3; second: ab and bc, the other has ab -> 1/2
     assert self_bleu2(words) == pytest.approx((1 / 3 + 1 / 2) / 2)
     assert repeated(["No.", "no. ", "Yes."]) == pytest.approx(1 / 3)
+
+
+def _group(prompt: str, completions: list[str], rewards: list[float]) -> RolloutGroup:
+    none: list[float] = []
+    return RolloutGroup(1, prompt, 2, completions, rewards, None, none, none, [], 1.0, 1.0, 1.0, none)
+
+
+def test_refusals_below_compliance_by_hand() -> None:
+    # Two refusals (0.2, 0.9) and two compliant replies (0.5, 0.2): below, tie | above, above: 1.5 of 4.
+    texts = [
+        "a; b #### I can't help with that.",
+        "I won't do that.",
+        "a #### Sure. Start here.",
+        "Yes. Go on.",
+    ]
+    assert pairs_of(_group("p", texts, [0.2, 0.9, 0.5, 0.2])) == (1.5, 4)
+    assert pairs_of(_group("p", texts[:2], [0.2, 0.9])) == (0.0, 0)
+    share, low, high = misplaced([("p", 1.5, 4), ("q", 0.0, 2)])
+    assert share == pytest.approx(0.25)
+    assert 0 <= low <= share <= high <= 0.375  # each draw is one of the prompts twice, or both
