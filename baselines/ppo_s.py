@@ -21,7 +21,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from drirl.align.interface import Inputs
 from drirl.align.returns import clipped_value_loss, generalised_advantages
@@ -53,6 +53,13 @@ class Config(Section):
     value_coefficient: float = Field(0.5, ge=0, description="weight of the value loss")
     epochs: int = Field(1, ge=1, description="optimiser steps per batch of completions")
     hardness: HardnessSettings = Field(HardnessSettings(), description="how alpha is computed")
+
+    @field_validator("hardness")
+    @classmethod
+    def _no_groups(cls, value: HardnessSettings) -> HardnessSettings:
+        if value.recentre:
+            raise ValueError("'recentre' is for group advantages, PPO has one per token: set it to false")
+        return value
 
 
 def trainer_class() -> Any:

@@ -37,6 +37,7 @@ class Config(Section):
 
 def trainer_class() -> Any:
     """Return TRL's RLOOTrainer with the shared sampler and records of some groups."""
+    from accelerate.utils import gather_object
     from trl import RLOOTrainer
     from trl.models.utils import disable_gradient_checkpointing
 
@@ -85,16 +86,17 @@ def trainer_class() -> Any:
             output = super()._generate_and_score_completions(inputs)
             update = self.state.global_step + 1
             if update in self.record_updates:
-                texts, rewards = self._scored
-                advantages = output["advantages"].tolist()
-                for start in range(0, len(inputs), self.num_generations):
-                    row, group = inputs[start], slice(start, start + self.num_generations)
+                local = zip(inputs, *self._scored, output["advantages"].tolist(), strict=True)
+                everything = gather_object(list(local))  # a group may lie on two processes
+                for start in range(0, len(everything), self.num_generations):
+                    group = everything[start : start + self.num_generations]
+                    rows, texts, rewards, advantages = zip(*group, strict=True)
                     record = RolloutGroup(
                         step=update,
-                        prompt_id=row["prompt_id"],
-                        category=row["category"],
-                        completions=[completion_text(text) for text in texts[group]],
-                        r_gen=[round(value, 6) for value in rewards[group]],
+                        prompt_id=rows[0]["prompt_id"],
+                        category=rows[0]["category"],
+                        completions=[completion_text(text) for text in texts],
+                        r_gen=[round(value, 6) for value in rewards],
                         r_demo=None,
                         delta=[],
                         gap=[],
@@ -102,7 +104,7 @@ def trainer_class() -> Any:
                         alpha_D=1.0,
                         alpha_M=1.0,
                         alpha=1.0,
-                        adv=[round(value, 6) for value in advantages[group]],
+                        adv=[round(value, 6) for value in advantages],
                         seed=int(self.args.seed),
                     )
                     self.rollouts.append(record)

@@ -75,7 +75,7 @@ class ActorCriticTrainer(ScaledGRPOTrainer):
         critic: see :func:`load_critic`; trained with the policy, by its own parameter group.
         critic_lr: its learning rate; the policy's schedule applies.
         estimate: ``(rewards, values, mask) -> (advantages, returns)``, all (B, T).
-        value_loss: ``(values, old values, returns, mask) -> scalar``.
+        value_loss: ``(values, old values, returns, mask) -> scalar``, a mean over the tokens of the mask.
         value_coefficient: weight of the value loss.
     Raises:
         ValueError: ``args.beta`` is 0: there would be no reference policy for the penalty.
@@ -99,7 +99,12 @@ class ActorCriticTrainer(ScaledGRPOTrainer):
         self.estimate = estimate
         self.value_loss = value_loss
         self.value_coefficient = value_coefficient
+        self._tokens = (
+            1.0  # completion tokens of a micro-batch of one process, mean over the generation batch
+        )
         self.add_callback(_CriticStep(self))
+
+    _keeps_state = True
 
     def shaped_advantages(self, batch: ScoredBatch, output: dict[str, Any]) -> Tensor:
         """Return whitened advantages per token, (B, T); adds ``returns`` and ``old_values`` to ``output``."""
@@ -120,6 +125,8 @@ class ActorCriticTrainer(ScaledGRPOTrainer):
             rewards.scatter_add_(1, last.clamp(min=0), batch.rewards[:, None].nan_to_num(0.0).to(rewards))
             advantages, returns = self.estimate(rewards, values, mask)
         output["returns"], output["old_values"] = returns, values
+        tokens = self.accelerator.reduce(mask.sum(), reduction="sum") / self.accelerator.num_processes
+        self._tokens = float(tokens) / self.args.steps_per_generation
         kl = torch.exp(-log_ratio) + log_ratio - 1.0  # the estimator that GRPO logs
         self.log_value("kl", float((kl * mask).sum() / mask.sum().clamp(min=1)))
         spread = ((returns - returns[mask.bool()].mean())[mask.bool()] ** 2).mean().clamp(min=1e-8)
@@ -138,6 +145,8 @@ class ActorCriticTrainer(ScaledGRPOTrainer):
         values = state_values(self.critic, ids, attention, mask.shape[1])
         value_loss = self.value_loss(values, inputs["old_values"], inputs["returns"], mask)
         self.log_value("drirl/value_loss", float(value_loss.detach()))
+        # Processes and micro-batches are averaged evenly, whatever their tokens: weighted by them.
+        value_loss = value_loss * (mask.sum() / max(self._tokens, 1.0))
         return loss + self.value_coefficient * value_loss / self.current_gradient_accumulation_steps
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:

@@ -80,6 +80,22 @@ class ScaledGRPOTrainer(GRPOTrainer):
         self.rollouts: list[RolloutGroup] = []
         self.generated_tokens = 0
 
+    _keeps_state = False
+    """Whether checkpoints hold more than policy and optimiser: running means, a critic."""
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train, as :meth:`trl.GRPOTrainer.train`.
+
+        Raises:
+            ValueError: resuming under DeepSpeed, whose loading passes by what this trainer keeps.
+        """
+        if resume_from_checkpoint and self._keeps_state and self.is_deepspeed_enabled:
+            raise ValueError(
+                f"{type(self).__name__} cannot resume under DeepSpeed: running means and critic would start "
+                "anew; resume without DeepSpeed (FSDP or DDP work), or start from the policy's weights"
+            )
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
     def advantage_scale(self, batch: ScoredBatch) -> Tensor:
         """Return (B,) factors of this process's rows."""
         return torch.ones(len(batch.rows))
@@ -95,9 +111,14 @@ class ScaledGRPOTrainer(GRPOTrainer):
         self.log_value("drirl/scale", float(self.accelerator.gather(scale).mean()))
         return advantages * (scale if advantages.dim() == 1 else scale[:, None])
 
-    def group_details(self, batch: ScoredBatch, group: int) -> dict[str, Any]:
-        """Return the fields of a :class:`RolloutGroup` that the method knows: alpha, delta, gap, mask."""
-        size = batch.group_size
+    def group_details(self, row: dict[str, Any], group: int, size: int) -> dict[str, Any]:
+        """Return the fields of a :class:`RolloutGroup` that the method knows: alpha, delta, gap, mask.
+
+        Args:
+            row: the dataset row of the prompt.
+            group: number of the group in the batch of all processes.
+            size: completions of a group, G.
+        """
         gap: dict[str, Any] = {"r_demo": None, "delta": [], "gap": [], "mask": [1] * size}
         return {**gap, "alpha_D": 1.0, "alpha_M": 1.0, "alpha": 1.0}
 
@@ -156,21 +177,24 @@ class ScaledGRPOTrainer(GRPOTrainer):
                 self.log_value(f"{name}/{category}", sum(found) / len(found))
 
     def _record(self, batch: ScoredBatch, advantages: Tensor) -> None:
+        """Keep the groups of all processes, on every process: a group may lie on two of them."""
         size = batch.group_size
         per_row = advantages if advantages.dim() == 1 else advantages.sum(-1)  # (B,)
-        for group in range(len(batch.rows) // size):
-            at = slice(group * size, (group + 1) * size)
-            row = batch.rows[at.start]
+        local = zip(batch.rows, batch.completions, batch.rewards.tolist(), per_row.tolist(), strict=True)
+        rows = gather_object(list(local))  # (processes * B,)
+        for group in range(len(rows) // size):
+            own, completions, rewards, scaled = zip(*rows[group * size : (group + 1) * size], strict=True)
+            row = own[0]
             text = prompt_text(row["prompt"])
             record = RolloutGroup(
                 step=self.state.global_step + 1,
                 prompt_id=str(row.get("prompt_id") or hashlib.sha256(text.encode()).hexdigest()[:16]),
                 category=int(row.get("category", BENIGN)),
-                completions=batch.completions[at],
-                r_gen=[_rounded(v) for v in batch.rewards[at].tolist()],
-                adv=[_rounded(v) for v in per_row[at].tolist()],
+                completions=list(completions),
+                r_gen=[_rounded(v) for v in rewards],
+                adv=[_rounded(v) for v in scaled],
                 seed=int(self.args.seed),
-                **self.group_details(batch, group),
+                **self.group_details(row, group, size),
             )
             self.rollouts.append(record)
 
@@ -192,6 +216,7 @@ class DRIRLTrainer(ScaledGRPOTrainer):
     """
 
     found: HardnessBatch
+    _keeps_state = True
 
     def __init__(self, *args: Any, hardness: Hardness, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -247,19 +272,18 @@ class DRIRLTrainer(ScaledGRPOTrainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self.hardness.load_state_dict(read_json(Path(resume_from_checkpoint) / _HARDNESS))
 
-    def group_details(self, batch: ScoredBatch, group: int) -> dict[str, Any]:
+    def group_details(self, row: dict[str, Any], group: int, size: int) -> dict[str, Any]:
         """Return what hardness found for the prompt."""
-        at = batch.offset // batch.group_size + group
         found = self.found
-        reward = self._demo_reward(batch.rows[group * batch.group_size])
+        reward = self._demo_reward(row)
         return {
             "r_demo": None if math.isnan(reward) else _rounded(reward),
-            "delta": [_rounded(v) for v in found.delta[at].tolist()],
-            "gap": [_rounded(v) for v in found.gap[at].tolist()],
-            "mask": [int(v) for v in found.mask[at].tolist()],
-            "alpha_D": _rounded(float(found.alpha_D[at])),
-            "alpha_M": _rounded(float(found.alpha_M[at])),
-            "alpha": _rounded(float(found.alpha[at])),
+            "delta": [_rounded(v) for v in found.delta[group].tolist()],
+            "gap": [_rounded(v) for v in found.gap[group].tolist()],
+            "mask": [int(v) for v in found.mask[group].tolist()],
+            "alpha_D": _rounded(float(found.alpha_D[group])),
+            "alpha_M": _rounded(float(found.alpha_M[group])),
+            "alpha": _rounded(float(found.alpha[group])),
         }
 
     def _demo_reward(self, row: dict[str, Any]) -> float:

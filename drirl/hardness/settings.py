@@ -42,7 +42,9 @@ class HardnessSettings(Section):
     tau: float | None = Field(None, ge=0, description="mask fixed: largest squared deviation that is kept")
     drop_masked: bool = Field(False, description="masked completions also leave the policy loss")
     delta_mean: Literal["on", "off", "frozen"] = Field(
-        "on", description="running mean of delta; off: batch mean; frozen: mean under the reference policy"
+        "on",
+        description="running mean of delta; off: batch mean; frozen: mean of the first batch, "
+        "whose policy is the reference",
     )
     gap_mean: Literal["on", "off", "frozen"] = Field(
         "on", description="running mean of the reward gap; off and frozen as in delta_mean"

@@ -97,3 +97,13 @@ def test_an_infinite_reward_drops_its_completion_only(tiny_policy: Path, tmp_pat
 def test_a_missing_column_is_named(tiny_policy: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no 'demonstration' among category, prompt"):
         build("dr_irl", tiny_policy, tmp_path, rows=dataset().remove_columns("demonstration"))
+
+
+@pytest.mark.parametrize("kind", ["dr_irl", "ppo"])
+def test_resuming_under_deepspeed_is_refused(
+    tiny_policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    trainer = build(kind, tiny_policy, tmp_path)
+    monkeypatch.setattr(trainer, "is_deepspeed_enabled", True)
+    with pytest.raises(ValueError, match="cannot resume under DeepSpeed"):
+        trainer.train(resume_from_checkpoint=str(tmp_path))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from drirl.align.interface import Inputs
 from drirl.align.settings import Lora, Shared
 from drirl.align.setup import check_lengths, load, micro_batches, train_rl
+from drirl.align.trainer import ScaledGRPOTrainer
 from drirl.errors import DrirlError
 from drirl.models import load_policy
 from drirl.records import RolloutGroup, read_jsonl
@@ -45,6 +47,30 @@ def test_a_run_leaves_policy_log_and_rollouts_and_repeats_to_the_byte(make_input
     assert counts["updates"] == 2
     assert 16 <= counts["generated_tokens"] <= 2 * 8 * SMALL.max_new_tokens
     load_policy(inputs.out / "policy")
+
+
+class _StopError(Exception):
+    """Training need not start."""
+
+
+def test_the_objective_is_that_of_the_paper(make_inputs: Make) -> None:
+    """docs/paper.md section 6: group advantages, clipped ratio of tokens, mean over completions, KL in the loss."""
+    seen: list[Any] = []
+
+    class Spy(ScaledGRPOTrainer):
+        def __init__(self, **arguments: Any) -> None:
+            seen.append(arguments["args"])
+            raise _StopError
+
+    shared = SMALL.model_copy(update={"beta": 0.07, "epsilon": 0.15, "temperature": 0.9})
+    inputs = make_inputs(shared=shared)
+    with pytest.raises(_StopError):
+        train_rl(inputs, lr=2e-3, reward_path=inputs.reward_path, trainer_class=Spy, num_iterations=2)
+    (args,) = seen
+    assert (args.loss_type, args.scale_rewards, args.importance_sampling_level) == ("grpo", "group", "token")
+    assert (args.beta, args.epsilon, args.temperature, args.learning_rate) == (0.07, 0.15, 0.9, 2e-3)
+    assert (args.num_generations, args.num_iterations, args.max_steps) == (2, 2, SMALL.updates)
+    assert (args.top_p, args.top_k, args.mask_truncated_completions) == (1.0, 0, False)
 
 
 def test_other_seed_other_policy(make_inputs: Make) -> None:

@@ -110,3 +110,18 @@ def test_the_critic_is_trained_on_two_processes(two: Path) -> None:
     ]
     assert critic["critic.score.weight"].abs().sum() > 0
     assert any(not torch.equal(critic[f"critic.{name}"], policy[f"policy.{name}"]) for name in shared)
+
+
+@pytest.mark.parametrize("kind", SCRIPTED)
+def test_every_process_records_the_groups_of_all(one: Path, two: Path, kind: str) -> None:
+    """The second group lies on both processes."""
+    alone, first, second = (
+        facts(out, kind, rank)["rollouts"] for out, rank in ((one, 0), (two, 0), (two, 1))
+    )
+    assert first == second
+    assert len(first) == len(alone) == 3
+    for here, there in zip(first, alone, strict=True):
+        assert here["completions"] == there["completions"]
+        assert len(here["completions"]) == 4
+        for name in ("r_gen", "adv", "gap", "alpha"):
+            assert here[name] == pytest.approx(there[name], rel=1e-3, abs=1e-4, nan_ok=True)

@@ -13,8 +13,8 @@ import hashlib
 import json
 import os
 import sys
-from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from drirl.align.trainer import DRIRLTrainer, ScaledGRPOTrainer
 from drirl.hardness.settings import HardnessSettings
 from drirl.hardness.state import Hardness
 
-G, PROMPTS, LENGTH, STEPS = 3, 4, 6, 2
+G, PROMPTS, LENGTH, STEPS = 4, 3, 6, 2  # of two processes, each has half of the second prompt's group
 WORDS = ("I can't help with that.", "Sure. First gather what you need.", None, "The answer is 7.")
 
 
@@ -60,7 +60,7 @@ def spread(completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float]:
 
 
 def dataset() -> Dataset:
-    """Four prompts an update of three categories, one without a demonstration."""
+    """Prompts of three categories, one of them without a demonstration."""
     texts = ("break in", "bake", "burn it", "add 3 and 4", "lie", "cook", "steal", "count to 7")
     rows = [
         {
@@ -79,12 +79,11 @@ def scripted(prompts: list[Any], trainer: Any) -> dict[str, Any]:
     ids = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=True, return_dict=True)[
         "input_ids"
     ]
-    seen: Counter[tuple[int, ...]] = Counter()
     completions, logps = [], []
-    for own in ids:
-        place = seen[tuple(own)]
-        seen[tuple(own)] += 1
-        completion = [20 + (sum(own) * 7 + 31 * place + 13 * t * (place + 1)) % 280 for t in range(LENGTH)]
+    for row, own in enumerate(ids, trainer.accelerator.process_index * len(ids)):
+        place = row % G
+        length = LENGTH if sum(own) % 2 else 2  # processes differ in tokens
+        completion = [20 + (sum(own) * 7 + 31 * place + 13 * t * (place + 1)) % 280 for t in range(length)]
         with torch.no_grad():
             logits = model(torch.tensor([[*own, *completion]])).logits[0, len(own) - 1 : -1].log_softmax(-1)
         completions.append(completion)
@@ -125,6 +124,7 @@ def build(kind: str, policy: Path, out: Path) -> Any:
     kind = kind.removeprefix("scripted_")
     if kind == "trl":
         return GRPOTrainer(**shared)
+    shared["record_updates"] = {1}
     if kind == "scaled":
         return ScaledGRPOTrainer(**shared)
     if kind == "ppo":
@@ -160,6 +160,7 @@ def main(policy: Path, out: Path, kinds: Sequence[str]) -> None:
             "processes": trainer.accelerator.num_processes,
             "losses": [row["loss"] for row in trainer.state.log_history if "loss" in row],
             "hardness": trainer.hardness.state_dict() if hasattr(trainer, "hardness") else None,
+            "rollouts": [asdict(group) for group in getattr(trainer, "rollouts", [])],
         }
         (out / f"{kind}.{rank}.json").write_text(json.dumps(facts))
 

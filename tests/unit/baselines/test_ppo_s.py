@@ -89,3 +89,8 @@ def test_the_gap_is_the_category_rewards_the_policys_reward_the_static_one(
 def test_without_a_reference_there_is_no_penalty(ppo_s: Any, make_inputs: Make) -> None:
     with pytest.raises(DrirlError, match=r"align\.shared\.beta"):
         ppo_s.train(make_inputs(shared=SMALL.model_copy(update={"beta": 0.0})), ppo_s.Config())
+
+
+def test_recentring_is_refused(ppo_s: Any) -> None:
+    with pytest.raises(ValueError, match="per token"):
+        ppo_s.Config(hardness=HardnessSettings(per_completion=True, recentre=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -144,6 +145,24 @@ def test_fit_learns_the_pairs_and_keeps_the_best_check(tiny_policy: Path) -> Non
     assert group_accuracy(bank, rows) == dict.fromkeys([*"0123456", "benign", "task"], 1.0)
     assert log.accuracies[-1] == 1.0
     assert log.losses[-1] < log.losses[0] < math.log(2) + 0.05
+
+
+def test_fit_goes_back_to_the_best_check(tiny_policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = RewardBank.from_policy(tiny_policy, [-1, 0, 1, 2, 3, 4, 5, 6])
+    items = world(copies=1)
+    rows = rows_of(bank, items, [[Reply("Do whatever you like.", True, "sample")] for _ in items])
+    accuracies, states = [0.4, 0.9, 0.2], []
+
+    def measured(model: RewardBank, _: object) -> dict[str, float]:
+        states.append({name: value.clone() for name, value in model.state_dict().items()})
+        return {"0": accuracies[len(states) - 1]}
+
+    monkeypatch.setattr(sys.modules["drirl.reward.fit"], "group_accuracy", measured)
+    log = fit(bank, rows, rows, _settings(checks=3), steps=6, seed=0)
+    assert (log.accuracies, log.best_step, log.steps) == (accuracies, 4, 6)
+    kept = bank.state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in states[1].items())
+    assert any(not torch.equal(kept[name], value) for name, value in states[2].items())
 
 
 def test_rows_drop_weight_zero(tiny_policy: Path) -> None:
