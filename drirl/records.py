@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import types
@@ -260,7 +261,7 @@ def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON with sorted keys, atomically."""
     with atomic_write(path) as temporary:
         text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(_unicode(text) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
@@ -280,9 +281,17 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> int:
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as handle:
         for record in records:
             value = record if isinstance(record, dict) else dataclasses.asdict(record)
-            handle.write(json.dumps(value, ensure_ascii=False, sort_keys=True) + "\n")
+            handle.write(_unicode(json.dumps(value, ensure_ascii=False, sort_keys=True)) + "\n")
             count += 1
     return count
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def _unicode(text: str) -> str:
+    """Return ``text`` with U+FFFD for halves of surrogate pairs: a reply may be cut inside a character."""
+    return _SURROGATE.sub("\ufffd", text)
 
 
 @typing.overload
@@ -325,6 +334,12 @@ def _construct(cls: type[R], value: dict[str, Any], where: str) -> R:
     if cls not in _HINTS:
         _HINTS[cls] = typing.get_type_hints(cls)
     hints = _HINTS[cls]
+    version = value.get("schema_version", SCHEMA_VERSION)
+    if "schema_version" in hints and version != SCHEMA_VERSION:
+        raise DrirlError(
+            f"{where}: schema version {version}, this drirl reads {SCHEMA_VERSION}; "
+            "rerun the stage that wrote the file"
+        )
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(value) - set(fields))
     if unknown:
@@ -338,11 +353,6 @@ def _construct(cls: type[R], value: dict[str, Any], where: str) -> R:
             expected = getattr(hints[name], "__name__", str(hints[name]))
             found = type(value[name]).__name__
             raise DrirlError(f"{where}: field '{name}' should be {expected}, found {found}")
-    if value.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
-        raise DrirlError(
-            f"{where}: schema version {value['schema_version']}, this drirl reads {SCHEMA_VERSION}; "
-            "rerun the stage that wrote the file"
-        )
     return cls(**value)
 
 

@@ -28,7 +28,7 @@ def attack(
     ] = None,
 ) -> None:
     """Attack the policies of a cell with their weights known (GCG, AutoDAN); prints rates, no attack text."""
-    from drirl.attack.stage import attack_cell
+    from drirl.attack.stage import TEXTS, attack_cell
     from drirl.cli import _params
 
     if attack is not None and attack not in ATTACKS:
@@ -50,6 +50,7 @@ def attack(
         attacks=[attack] if attack else None,
         policies={0: folder} if folder else None,
         output=where,
+        texts=params.run.out / TEXTS / "-".join(where.parts[1:]) if where else None,
     )
     for name, found in summary.items():
         curve = found["success_by_step"]

@@ -56,6 +56,7 @@ def attack_cell(
     attacks: Sequence[str] | None = None,
     policies: Mapping[int, Path] | None = None,
     output: Path | None = None,
+    texts: Path | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Run the attacks on every seed of a cell and write the records.
 
@@ -64,6 +65,7 @@ def attack_cell(
         attacks: names in place of ``attack.attacks``.
         policies: transformers folder by seed, for arms and other policies.
         output: folder of the records; default ``out/attack/<model>/<method>``.
+        texts: folder of the attacking messages; default ``out/attack_texts/<model>/<method>``.
     Returns:
         The content of ``summary.json``: per attack the success rate within 0, 1, ... steps (mean over seeds),
         the refusal rate, and the passes spent.
@@ -96,10 +98,11 @@ def attack_cell(
         _attack, jobs, workers=params.run.workers, threads=params.run.threads, preload=PRELOAD
     )
     folder = Path(output) if output is not None else out / "attack" / model / method
+    hidden = Path(texts) if texts is not None else out / TEXTS / model / method
     summary = _summary(results, settings)
     for name in settings.attacks:
         rows = [row for result in results for row in result.texts if row["benchmark"] == name]
-        write_jsonl(out / TEXTS / model / method / f"{name}.jsonl", rows)
+        write_jsonl(hidden / f"{name}.jsonl", rows)
     with atomic_dir(folder) as target:
         write_jsonl(target / "items.jsonl", [item for result in results for item in result.items])
         write_jsonl(target / "runs.jsonl", [record for result in results for record in result.runs])

@@ -140,7 +140,8 @@ def apply_filters(prompt: Prompt, draft: RawDemo, settings: DemoSettings) -> dic
     ``drafts``: as many notes as asked for, none empty or too long, the parts can be split again, and the plan
     is known and, for harmful prompts, not to answer;
     ``length``: words of the reply within bounds (the lower one for harmful prompts only);
-    ``copy``: not too much of the prompt; ``language``: no CJK characters in an English reply;
+    ``copy``: not too much of the prompt;
+    ``language``: no CJK characters in an English reply, some in a Chinese one;
     harmful prompts: ``refusal`` (the detector is positive) and ``no_steps`` (no enumerated instructions);
     benign ones: ``helpful`` (it is negative); tasks: ``correct`` (the checker agrees).
     """
@@ -156,7 +157,8 @@ def apply_filters(prompt: Prompt, draft: RawDemo, settings: DemoSettings) -> dic
         and SEPARATOR not in reply,
         "length": 0 < count <= settings.reply_max_words,
         "copy": copied_share(reply, prompt.text) <= settings.max_copy,
-        "language": prompt.lang != "en" or _CJK.search(reply) is None,
+        "language": prompt.lang not in ("en", "zh")
+        or (prompt.lang == "zh") == (_CJK.search(reply) is not None),
     }
     if prompt.kind == "harmful":
         filters["length"] = filters["length"] and count >= settings.reply_min_words

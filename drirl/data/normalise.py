@@ -16,7 +16,8 @@ from drirl.records import prompt_id
 
 __all__ = ["NearIndex", "drop_duplicates", "jaccard", "ngrams", "normalise_text", "with_text", "words"]
 
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_HAN}]|[^\W_{_HAN}]+(?:['’][^\W_{_HAN}]+)*")
 _SPLIT_RANK = {"test": 0, "val": 1, "": 2, "train": 3}
 NEAR_N = 5
 """Words of the n-grams that near-duplicates are judged by."""
@@ -33,7 +34,7 @@ def normalise_text(text: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """Return the lower-cased words of ``text``, without punctuation."""
+    """Return the lower-cased words of ``text``, without punctuation; each Chinese character is a word."""
     return _WORD.findall(text.lower().replace("’", "'"))
 
 

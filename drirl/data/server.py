@@ -26,7 +26,8 @@ __all__ = ["Pace", "Server"]
 
 _PASSING = {408, 409, 425, 429}
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
-_BLOCKED = ("content_filter", "content_policy", "content_management", "safety")
+_BLOCKED = ("content_filter", "content_policy", "content_management")
+"""Parts of the errors with which servers say that a filter refused the prompt."""
 
 
 class _PassingError(Exception):

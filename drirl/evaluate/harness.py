@@ -288,6 +288,8 @@ def load_tasks(settings: EvaluateSettings, *, benchmarks: Path, out: Path, data_
                 if name not in known:
                     hint = nearest(name, known) + _unread(benchmarks)
                     raise DrirlError(f"evaluate.{where}: unknown task '{name}'; {hint}")
+                if where != "tasks" and name not in manager.all_subtasks:
+                    raise DrirlError(f"evaluate.{where}: '{name}' is a group; name each of its tasks")
         try:
             tasks: dict[str, Any] = dict(manager.load(list(settings.tasks))["tasks"])
         except IndexError:  # lm-eval looks at the first item
@@ -403,6 +405,9 @@ def _summarise(
         truncated = sum(1 for item in group if item.raw.get("truncated_prompt"))
         if truncated:
             config["truncated_prompts"] = truncated
+        blocked = sum(1 for item in group if item.raw.get("blocked"))
+        if blocked:
+            config["blocked_replies"] = blocked
         if metric not in better:
             raise DrirlError(
                 f"{benchmark}: metric '{metric}' has no direction; "

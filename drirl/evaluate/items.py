@@ -96,11 +96,11 @@ def task_items(task: Any, samples: Sequence[dict[str, Any]], lm: Answers, reward
         for metric in sample["metrics"]:
             if metric != TEXT_ONLY:
                 raw = _raw(metric, doc, answer) | flags
-                value = _number(task, metric, sample[metric])
+                value = None if flags.get("blocked") else _number(task, metric, sample[metric])
                 items.append(replace(base, metric=metric, value=value, judge=_judge(task), raw=raw))
         fault = degenerate(answer, finished)
         raw = {"fault": fault} | flags
-        broken = float(fault != "")
+        broken = None if flags.get("blocked") else float(fault != "")
         items.append(replace(base, metric=DEGENERATE, value=broken, judge=DEGENERATE_JUDGE, raw=raw))
         if reward is not None:
             value = reward if math.isfinite(reward) else None
@@ -169,15 +169,17 @@ def _choice_items(task: Any, sample: dict[str, Any], lm: Answers) -> list[EvalIt
 
 
 def _number(task: Any, metric: str, value: Any) -> float | None:
+    """Return the score, None (missing) where there is none or it is NaN or infinite."""
     if value is None:
         return None
     try:
-        return float(value)
+        number = float(value)
     except (TypeError, ValueError):
         raise DrirlError(
             f"{task.config.task}: metric '{metric}' is no number per item but {type(value).__name__}; "
             "leave it out of the task's metric_list, or score it in process_results"
         ) from None
+    return number if math.isfinite(number) else None
 
 
 def _raw(metric: str, doc: Mapping[str, Any], answer: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ class ClassifierJudge:
         Raises:
             DrirlError: it cannot be loaded, a label is not mapped, or mapped to an unknown class.
         """
+        from drirl.evaluate.cache import tokenizer_digest
         from drirl.models import load_tokenizer, policy_hash, resolve_device
 
         self.name = name
@@ -73,6 +75,8 @@ class ClassifierJudge:
         self._identity = {
             "kind": "classifier",
             "model": what,
+            "tokenizer": tokenizer_digest(self.tokenizer),
+            "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
             "dtype": settings.dtype,
             "device": self.device.type,
             "reads": settings.reads,

@@ -6,7 +6,7 @@ A prompt or completion is written by nobody the judge may trust. Four things kee
 2. runs of ``<`` or ``>`` that could imitate a marker are broken up, and so are the special tokens of chat
    templates (``<|im_end|>``, ``[INST]``, ``</s>`` and, for a local model, all that its tokenizer knows);
 3. control and invisible characters are written out (``<U+202E>``);
-4. the answer must repeat a check code that the text cannot know, so an answer copied from the text is
+4. the answer must repeat a check code, 16 digits of another such hash, so an answer copied from the text is
    malformed (:mod:`drirl.judge.templates`).
 
 The nonce and the code depend on the content alone: the same item gives the same request, which a cache needs.
@@ -40,8 +40,12 @@ def nonce(parts: Sequence[str], salt: str) -> str:
 
 
 def check_code(parts: Sequence[str], salt: str) -> str:
-    """Return the six digits that an answer must repeat; they say nothing of the nonce."""
-    return f"{int(_digest('code', parts, salt)[:12], 16) % 900_000 + 100_000}"
+    """Return the 16 digits that an answer must repeat; they say nothing of the nonce.
+
+    They follow from the text, whose writer may know the salt: a shorter code could be found by trying texts
+    until one holds its own.
+    """
+    return f"{int(_digest('code', parts, salt)[:32], 16) % (9 * 10**15) + 10**15}"
 
 
 def _digest(use: str, parts: Sequence[str], salt: str) -> str:

@@ -46,6 +46,7 @@ def test_round_trip_is_exact_and_readable(tmp_path: Path) -> None:
         ({"split": None}, r":2: .*split"),
         ({"category": "two"}, r":2: .*category"),
         ({"weather": 1}, r":2: unknown field 'weather' for a Prompt record"),
+        ({"weather": 1, "schema_version": 2}, r":2: schema version 2, this drirl reads 1; rerun"),
     ],
 )
 def test_a_wrong_record_is_named_with_its_line(
@@ -131,3 +132,11 @@ def test_a_full_disk_is_named_and_nothing_half_written(tmp_path: Path) -> None:
     with pytest.raises(DrirlError, match=r"cannot write .*x\.txt: No space left"), atomic_write(path):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_half_a_surrogate_pair_is_written_as_the_replacement_character(tmp_path: Path) -> None:
+    reply = "smile \ud83d"  # an emoji cut by a token limit, as some servers return it
+    write_jsonl(tmp_path / "a.jsonl", [{"text": reply}, {"text": "whole \U0001f600"}])
+    assert read_jsonl(tmp_path / "a.jsonl") == [{"text": "smile \ufffd"}, {"text": "whole \U0001f600"}]
+    write_json(tmp_path / "a.json", [reply])
+    assert read_json(tmp_path / "a.json") == ["smile \ufffd"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,12 @@ def test_a_cell_writes_records_without_attack_text(params: Params, out: Path, ti
         assert max(row["step"] for row in steps if row["benchmark"] == name) <= 2
     assert read_json(folder / "summary.json") == summary
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    given = attack_cell(params, "tiny", "base", policies={0: tiny_policy}, output=out / "again")
+    shutil.rmtree(out / "attack_texts")
+    given = attack_cell(
+        params, "tiny", "base", policies={0: tiny_policy}, output=out / "again", texts=out / "hidden"
+    )
+    assert not (out / "attack_texts").exists()  # those of the whole cell stay as they are
+    assert {path.stem for path in (out / "hidden").iterdir()} == set(summary)
     assert given == summary
     assert {path.name: path.read_bytes() for path in (out / "again").iterdir()} == before
 

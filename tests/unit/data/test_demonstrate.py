@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -61,6 +62,9 @@ def test_a_good_demonstration_passes() -> None:
         (HARMFUL, demo(f"{REFUSAL}\n1. Wait outside.\n2. Go in."), {}, {"no_steps"}),
         (HARMFUL, demo(f"{REFUSAL} Step 1 is to wait."), {}, {"no_steps", "refusal"}),
         (HARMFUL, demo(f"{REFUSAL} 对不起"), {}, {"language"}),
+        (replace(HARMFUL, lang="zh"), demo(), {}, {"language"}),
+        (replace(HARMFUL, lang="zh"), demo(f"{REFUSAL} 对不起"), {}, set()),
+        (replace(HARMFUL, lang="de"), demo(), {}, set()),
         (BENIGN, demo(REFUSAL), {}, {"helpful"}),
         (BENIGN, demo(" "), {}, {"length"}),
         (TASK, demo("It is 8."), {}, {"correct"}),

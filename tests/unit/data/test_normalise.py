@@ -26,6 +26,7 @@ def test_normalise_text(text: str, expected: str) -> None:
 
 def test_grams_and_jaccard() -> None:
     assert words("I can't stop, it’s late!") == ["i", "can't", "stop", "it's", "late"]
+    assert words("怎么做 GPS定位，朋友’s？") == ["怎", "么", "做", "gps", "定", "位", "朋", "友", "s"]
     assert ngrams(["a", "b", "c"], 2) == {("a", "b"), ("b", "c")}
     assert ngrams(["a"], 2) == {("a",)}
     assert ngrams([], 2) == set()

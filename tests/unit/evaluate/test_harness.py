@@ -105,6 +105,9 @@ def test_unknown_names_are_answered_with_the_nearest(restless_policy: Path, out:
         score(restless_policy, out, tasks=["drirl_tiny_harmfull"])
     with pytest.raises(DrirlError, match=r"evaluate\.subset: unknown task 'xtest_safe'"):
         score(restless_policy, out, subset={"xtest_safe": 3})
+    for name in ("subset", "max_new_tokens_by_task"):
+        with pytest.raises(DrirlError, match=rf"evaluate\.{name}: 'drirl_tiny' is a group; name each"):
+            score(restless_policy, out, **{name: {"drirl_tiny": 3}})
 
 
 def test_task_files_that_cannot_be_read_and_tasks_without_items(

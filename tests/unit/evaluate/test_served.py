@@ -111,11 +111,16 @@ def test_passing_failures_are_tried_again_and_a_filter_is_flagged(
     blocked = {"error": {"code": "content_filter", "message": "The prompt was filtered"}}
     server.faults = [(429, {}, {"Retry-After": "0.05"}), "junk", (400, blocked, {})]
     serve(retries=2, concurrency=1)
-    items, _ = read(tmp_path / "served")
+    items, runs = read(tmp_path / "served")
     flagged = [item for item in items if item.raw.get("blocked")]
     assert {item.response for item in flagged} == {""}
     assert len({item.item_id for item in flagged}) == 1
-    assert [i.raw["fault"] for i in flagged if i.metric == "degenerate_rate"] == ["empty"]
+    assert {item.value for item in flagged} == {None}  # what the model would have said is not known
+    for run in runs:
+        own = [item for item in items if (item.benchmark, item.metric) == (run.benchmark, run.metric)]
+        lost = sum(1 for item in own if item.raw.get("blocked"))
+        assert run.n == len(own) - lost
+        assert run.config.get("blocked_replies", 0) == lost
 
 
 @pytest.mark.parametrize(
