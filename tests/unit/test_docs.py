@@ -46,6 +46,34 @@ def test_parameter_is_in_the_default_profile(parameter: str) -> None:
         value = value[part]
 
 
+TARGETS = sorted(set(re.findall(r"`dvc repro ([\w./:@-]+)", TEXT)))
+COMMANDS = sorted(set(re.findall(r"`drirl ([a-z][a-z ]*[a-z])", TEXT)))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_target_is_a_stage(target: str) -> None:
+    path, _, name = target.rpartition(":")
+    stages = yaml.safe_load((ROOT / (path or "dvc.yaml")).read_text(encoding="utf-8"))["stages"]
+    stage, _, cell = name.partition("@")
+    assert stage in stages
+    assert bool(cell) == ("matrix" in stages[stage])
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_command_exists(words: str) -> None:
+    from typer.main import get_command
+
+    from drirl.cli import app
+
+    command: Any = get_command(app)
+    for word in words.split():
+        commands = getattr(command, "commands", None)
+        if commands is None:  # an argument
+            break
+        assert word in commands, f"drirl {words}: no command '{word}'"
+        command = commands[word]
+
+
 def test_hardness_parameters_exist() -> None:
     section = TEXT[TEXT.index("## 5.") : TEXT.index("## 6.")]
     cells = [

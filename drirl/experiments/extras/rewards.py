@@ -67,10 +67,12 @@ def reward_accuracy(found: Gathered, target: Path) -> Section:
 
 
 def reward_cost(found: Gathered, target: Path) -> Section:
-    """Accuracy and measured cost of each way to share rewards."""
+    """Accuracy and measured cost of each way to share rewards that the page's arms or ``scoring`` have."""
+    used = {found.plan.arm(arm.name).rewards for arm in found.arms.values()}
+    every = "arms/scoring" in found.experiment.reads
     lines = []
     for variant in (None, "single", "adapters", "separate"):
-        if variant is not None and variant not in found.plan.rewards:
+        if variant is not None and (variant not in found.plan.rewards or not (every or variant in used)):
             continue
         for model in found.models:
             report, cost = _report(found, variant, model), _cost(found, variant, model)

@@ -45,6 +45,11 @@ def tuning_grid(found: Gathered, target: Path) -> Section:
         answer = f"Not known: {MISSING} cells of {', '.join(lost) or 'all methods'}."
         return Section("\n\n".join(parts), {"tau": answer})
     text, answer = _order(methods, chosen, scores, {n: items for n, (_, items, _) in read.items()})
+    if lost:
+        answer += (
+            f" Not ranked ({MISSING}: a cell with the settings of params.yaml, or one that can be chosen): "
+            f"{', '.join(lost)}."
+        )
     return Section("\n\n".join([*parts, text]), {"tau": answer})
 
 

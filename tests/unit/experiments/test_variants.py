@@ -6,12 +6,13 @@ import math
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from drirl.errors import DrirlError
 from drirl.experiments.extras.hardness import rank_correlation
 from drirl.experiments.extras.order import misplaced, pairs_of
-from drirl.experiments.extras.variety import distinct, repeated, self_bleu2
+from drirl.experiments.extras.variety import _welch, distinct, repeated, self_bleu2
 from drirl.experiments.plan import DataVariant, Plan
 from drirl.experiments.run import _link, run_arm
 from drirl.experiments.variants import build, leave_out, thin_out, wrong_labels
@@ -140,3 +141,15 @@ def test_refusals_below_compliance_by_hand() -> None:
     share, low, high = misplaced([("p", 1.5, 4), ("q", 0.0, 2)])
     assert share == pytest.approx(0.25)
     assert 0 <= low <= share <= high <= 0.375  # each draw is one of the prompts twice, or both
+
+
+def test_welchs_interval_by_hand() -> None:
+    # Variances 1 and 0 of three values each: error sqrt(1 / 3), two degrees of freedom, t = 4.3027.
+    assert _welch(np.array([1.0, 2.0, 3.0]), np.array([5.0, 5.0, 5.0])) == pytest.approx(
+        4.3027 * 3**-0.5, abs=1e-4
+    )
+    # Equal variances: four degrees of freedom, t = 2.7764, error sqrt(2 / 3).
+    assert _welch(np.array([1.0, 2.0, 3.0]), np.array([5.0, 6.0, 7.0])) == pytest.approx(
+        2.7764 * (2 / 3) ** 0.5, abs=1e-4
+    )
+    assert _welch(np.array([1.0, 1.0]), np.array([2.0, 2.0])) == 0.0
