@@ -14,7 +14,7 @@ from drirl.experiments.answer import Verdict, judge, overall
 from drirl.experiments.gather import Gathered, gather
 from drirl.experiments.measures import find
 from drirl.experiments.plan import Contrast, Plan
-from drirl.records import atomic_write
+from drirl.records import RunRecord, atomic_write, read_jsonl
 
 __all__ = ["Section", "conclude", "folder_of", "markdown_table", "write_page"]
 
@@ -306,7 +306,23 @@ def _limits(plan: Plan, name: str, found: Gathered | None) -> str:
         )
     lines = "\n".join(f"- {limit}" for limit in limits)
     made = f"Made by `dvc repro experiments/dvc.yaml:{name}` from records alone; numbers: `{name}.csv`."
+    bases = _bases(plan, found) if found is not None else []
+    if bases:
+        made += f" Base policies, by a hash of their files: {', '.join(bases)}."
     return (f"## Limits\n\n{lines}\n\n" if lines else "") + made
+
+
+def _bases(plan: Plan, found: Gathered) -> list[str]:
+    """Name the base policies behind a page that has cells of the headline, where they were scored."""
+    if not any(arm.headline for arm in found.arms.values()):
+        return []
+    scored = plan.params.run.out / "evaluate"
+    paths = {model: scored / model / "base" / "runs.jsonl" for model in found.models}
+    return [
+        f"{escape(model)} {code(read_jsonl(path, RunRecord)[0].policy_hash)}"
+        for model, path in paths.items()
+        if path.is_file()
+    ]
 
 
 def _notice(plan: Plan) -> str:

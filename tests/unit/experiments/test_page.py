@@ -13,7 +13,7 @@ from drirl.experiments.gather import gather
 from drirl.experiments.page import conclude, folder_of, write_page
 from drirl.experiments.plan import Plan
 from drirl.experiments.replication import load_claims, write_replication
-from drirl.records import write_json
+from drirl.records import RunRecord, read_jsonl, write_json, write_jsonl
 
 MODELS = ("tiny-llama", "tiny-qwen2")
 
@@ -139,3 +139,24 @@ def test_replication_lists_every_claim(plan: Plan, write_cell: Callable[..., Non
     assert cells[4] == cells[6] == cells[7] == "missing"
     line = next(row for row in text.splitlines() if row.startswith("| Chain of Draft needs"))
     assert "−1127.0 tokens" in line  # 162 - 1289
+
+
+def test_a_page_names_the_base_policies_behind_it(plan: Plan, write_cell: Callable[..., None]) -> None:
+    _fill(plan, write_cell, {"dr_irl": 0.9, "weighted_sum": 0.8}, models=MODELS[:1])
+    assert "Base policies" not in write_page(plan, "table3")[0].read_text()
+    _fill(plan, write_cell, {"base": 0.1}, models=MODELS[:1])
+    path = plan.params.run.out / "evaluate" / MODELS[0] / "base" / "runs.jsonl"
+    write_jsonl(path, [replace(run, policy_hash="0a1b") for run in read_jsonl(path, RunRecord)])
+    text = write_page(plan, "table3")[0].read_text()
+    assert text.endswith("Base policies, by a hash of their files: tiny-llama `0a1b`.\n")
+
+
+def test_rewards_are_listed_where_the_page_has_them(plan: Plan, write_cell: Callable[..., None]) -> None:
+    """Table 2 is made without the adapters of question 3: it must not call them missing."""
+    _fill(plan, write_cell, {"dr_irl": 0.9, "single_on": 0.8})
+    tables = {name: write_page(plan, name)[0].read_text() for name in ("table2", "q03", "q13")}
+    shown = {
+        name: {v for v in ("single", "adapters", "separate") if f"| {v} |" in t} for name, t in tables.items()
+    }
+    everything = {"single", "adapters", "separate"}
+    assert shown == {"table2": {"single"}, "q03": everything, "q13": everything}
