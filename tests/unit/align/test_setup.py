@@ -54,7 +54,7 @@ class _StopError(Exception):
 
 
 def test_the_objective_is_that_of_the_paper(make_inputs: Make) -> None:
-    """docs/paper.md section 6: group advantages, clipped ratio per token, mean of completions, KL in the loss."""
+    """docs/paper.md section 6: group advantages, clipped ratio per token, a KL term in the loss."""
     seen: list[Any] = []
 
     class Spy(ScaledGRPOTrainer):
