@@ -156,7 +156,9 @@ def compare(
     models: Names = None,
     methods: Names = None,
     benchmarks: Names = None,
-    format: Annotated[str, typer.Option(help="Comma list of csv, md, html, latex.")] = "csv,md,html",
+    format: Annotated[
+        str | None, typer.Option(help="Comma list of csv, md, html, latex; default: the first three.")
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(help="Folder for the tables; default: the reports folder (two folders: none)."),
@@ -165,12 +167,22 @@ def compare(
         bool | None, typer.Option("--allow-uneven", help="Accept cells that lack some of run.seeds.")
     ] = None,
     texts: Annotated[
-        str, typer.Option(help="Prompts and completions in index.html: bundled, all or none.")
-    ] = "bundled",
+        str | None,
+        typer.Option(help="Prompts and completions in index.html: bundled (default), all or none."),
+    ] = None,
 ) -> None:
     """Make tables, figures and a page from records alone; or show what flipped between two folders."""
     where = output.resolve() if output else None
     if runs:
+        options = {
+            "--reference": reference,
+            "--format": format,
+            "--allow-uneven": allow_uneven,
+            "--texts": texts,
+        }
+        given = [name for name, value in options.items() if value is not None]
+        if given:
+            raise DrirlError(f"{', '.join(given)}: not for two folders, which are compared as they are")
         importlib.import_module("drirl.compare.diff").command(
             runs, models=_split(models), methods=_split(methods), benchmarks=_split(benchmarks), output=where
         )
@@ -181,10 +193,10 @@ def compare(
         models=_split(models),
         methods=_split(methods),
         benchmarks=_split(benchmarks),
-        formats=_split([format]),
+        formats=_split([format] if format else None),
         output=where,
         allow_uneven=allow_uneven,
-        texts=texts,
+        texts="bundled" if texts is None else texts,
     )
 
 

@@ -5,6 +5,8 @@ Dimension letters: I prompts, K seeds.
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,9 +26,12 @@ __all__ = [
     "Records",
     "Scores",
     "collect",
+    "finite",
     "has",
+    "mean_of_seeds",
     "parse_metric",
     "pool",
+    "read_items",
     "select",
     "slices",
 ]
@@ -60,6 +65,9 @@ class Scores:
         values: (I, K) score of each prompt and seed; NaN where it is missing.
         judge: name and version of what gave the scores; over several benchmarks, all of them.
         template_hash: hash of the chat template the prompts were put in; all of them if seeds differ.
+        task_version: version of the task; over several benchmarks, all of them.
+        decode: settings of decoding as JSON; over several benchmarks empty.
+        cut: prompts that lost their beginning to fit the context, in the seed with most of them.
     """
 
     model: str
@@ -72,6 +80,9 @@ class Scores:
     values: NDArray[np.float64]
     judge: str = ""
     template_hash: str = ""
+    task_version: str = ""
+    decode: str = ""
+    cut: int = 0
 
     @property
     def clusters(self) -> tuple[str, ...]:
@@ -129,8 +140,8 @@ def collect(
         benchmarks: keep these only; None keeps all.
         allow_uneven: accept a cell with other seeds instead of refusing.
     Raises:
-        DrirlError: nothing found, malformed records, a record twice, seeds or judges that differ between
-            cells.
+        DrirlError: nothing found, malformed records, a record twice, seeds, judges, task versions or
+            decoding that differ between cells.
     """
     out = Path(out)
     records = Records(tuple(models), tuple(methods))
@@ -149,7 +160,7 @@ def collect(
         )
     if benchmarks is not None:
         _keep(records, benchmarks)
-    _check_judges(records)
+    _check_alike(records)
     for cell in records.cells.values():
         cell.update(_pooled(cell))
     for model in models:
@@ -165,13 +176,12 @@ def collect(
 
 def _read_cell(folder: Path, model: str, method: str) -> dict[Key, Scores]:
     runs = read_jsonl(folder / "runs.jsonl", RunRecord)
-    direction = {(run.benchmark, run.metric): run.higher_is_better for run in runs}
-    templates: dict[Key, set[str]] = {}
+    recorded: dict[Key, list[RunRecord]] = {}
     for run in runs:
-        templates.setdefault((run.benchmark, run.metric), set()).add(run.template_hash)
+        recorded.setdefault((run.benchmark, run.metric), []).append(run)
     grouped: dict[Key, dict[tuple[str, int], EvalItem]] = {}
     path = folder / "items.jsonl"
-    for item in read_jsonl(path, EvalItem):
+    for item in read_items(path):
         if (item.model, item.method) != (model, method):
             raise DrirlError(
                 f"{path}: a record of {item.model}/{item.method} in the folder of {model}/{method}; "
@@ -188,7 +198,7 @@ def _read_cell(folder: Path, model: str, method: str) -> dict[Key, Scores]:
         raise DrirlError(f"{path}: no records in it; rerun the stage evaluate of {model}/{method}")
     cell: dict[Key, Scores] = {}
     for key, group in sorted(grouped.items()):
-        if key not in direction:
+        if key not in recorded:
             raise DrirlError(
                 f"{folder / 'runs.jsonl'}: no run record for {key[0]}, {key[1]}, which has items"
             )
@@ -198,28 +208,83 @@ def _read_cell(folder: Path, model: str, method: str) -> dict[Key, Scores]:
                 f"{path}: {key[0]}, {key[1]} was judged by {' and by '.join(map(repr, judges))}; judges do "
                 f"not mix in one score, so rerun the stage evaluate of {model}/{method}"
             )
-        scores = _matrix(model, method, key, direction[key], group)
-        template = _joined(templates[key])
-        cell[key] = replace(scores, judge=judges[0], template_hash=template)
+        scores = _matrix(model, method, key, recorded[key][-1].higher_is_better, group)
+        version, decode = _measured(folder, key, recorded[key])
+        cell[key] = replace(
+            scores,
+            judge=judges[0],
+            template_hash=_joined(run.template_hash for run in recorded[key]),
+            task_version=version,
+            decode=decode,
+            cut=max(int(run.config.get("truncated_prompts", 0)) for run in recorded[key]),
+        )
     return cell
+
+
+def _measured(folder: Path, key: Key, runs: Sequence[RunRecord]) -> tuple[str, str]:
+    """Return task version and decoding of one metric, the latter as JSON; its seeds have to agree."""
+    versions = sorted({run.task_version for run in runs})
+    decodings = sorted({json.dumps(run.decode, sort_keys=True) for run in runs})
+    for what, found in (("scored on task versions", versions), ("decoded with", decodings)):
+        if len(found) > 1:
+            raise DrirlError(
+                f"{folder / 'runs.jsonl'}: seeds of {key[0]}, {key[1]} were {what} {' and '.join(found)}; "
+                "they do not mix in one score, so rerun the stage evaluate of this cell"
+            )
+    return versions[0], decodings[0]
+
+
+def read_items(path: Path) -> list[EvalItem]:
+    """Read per-prompt records; a value that is NaN or infinite is no score, so it is missing (None).
+
+    Raises:
+        DrirlError: missing file, malformed records.
+    """
+    items = read_jsonl(path, EvalItem)
+    return [item if item.value == finite(item.value) else replace(item, value=None) for item in items]
+
+
+def finite(value: float | None) -> float | None:
+    """Return a score, None for NaN and infinity, which JSON as Python writes it can hold."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def mean_of_seeds(items: Iterable[EvalItem]) -> float | None:
+    """Return the mean over seeds of the means over prompts, as in the tables.
+
+    None if there is no record, or a seed without any score.
+    """
+    by_seed: dict[int, list[float]] = {}
+    for item in items:
+        known = by_seed.setdefault(item.seed, [])
+        if item.value is not None:
+            known.append(item.value)
+    if not by_seed or not all(by_seed.values()):
+        return None
+    return sum(sum(values) / len(values) for values in by_seed.values()) / len(by_seed)
 
 
 def _joined(names: Iterable[str]) -> str:
     return " ".join(sorted({part for name in names for part in name.split(" ")} - {""}))
 
 
-def _check_judges(records: Records) -> None:
-    """Refuse a column of the tables whose scores come from different judges."""
-    first: dict[Key, tuple[str, str]] = {}
-    for (model, method), cell in records.cells.items():
+def _check_alike(records: Records) -> None:
+    """Refuse a column of the tables whose scores differ in judge, task version or decoding."""
+    first: dict[Key, Scores] = {}
+    for cell in records.cells.values():
         for key, scores in cell.items():
-            judge, where = first.setdefault(key, (scores.judge, f"{model}/{method}"))
-            if scores.judge != judge:
-                raise DrirlError(
-                    f"{key[0]}, {key[1]}: judged by '{judge}' in {where}, by '{scores.judge}' in "
-                    f"{model}/{method}; scores of two judges do not compare: rerun the stage evaluate of one "
-                    "or leave it out (--methods, --models)"
-                )
+            other = first.setdefault(key, scores)
+            for how, word, one, two in (
+                ("judged", "by", other.judge, scores.judge),
+                ("scored on", "task version", other.task_version, scores.task_version),
+                ("decoded", "with", other.decode, scores.decode),
+            ):
+                if one != two:
+                    raise DrirlError(
+                        f"{key[0]}, {key[1]}: {how} {word} '{one}' in {other.model}/{other.method}, {word} "
+                        f"'{two}' in {scores.model}/{scores.method}; such scores do not compare: rerun the "
+                        "stage evaluate of the one that is out of date, or leave it out (--methods, --models)"
+                    )
 
 
 def _matrix(
@@ -313,6 +378,7 @@ def pool(parts: Sequence[Scores]) -> Scores:
         np.concatenate(blocks),  # (sum of I, K)
         _joined(part.judge for part in parts),
         _joined(part.template_hash for part in parts),
+        _joined(part.task_version for part in parts),
     )
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from drirl.compare.collect import SLICED_BY, has
+from drirl.compare.collect import SLICED_BY, has, mean_of_seeds, read_items
 from drirl.compare.names import CATEGORIES, POOLED, category_name, code, escape
 from drirl.compare.significance import mcnemar_of_counts
 from drirl.compare.tables import number, write_csv
@@ -157,7 +157,8 @@ def compare_folders(
     Args:
         models, methods, benchmarks: use these only.
     Raises:
-        DrirlError: no records, another schema version, nothing in common, a name that neither has.
+        DrirlError: no records, another schema version, a record twice, two judges in one score, nothing in
+            common, a name that neither has.
     """
     sides = [_cells(Path(folder)) for folder in (first, second)]
     for option, place, wanted in (("--models", 0, models), ("--methods", 1, methods)):
@@ -319,20 +320,21 @@ def _compare(
         if key not in sides[0] or key not in sides[1]:
             diff.missing.append(f"{name}: only in {diff.names[0 if key in sides[0] else 1]}")
             continue
+        judges = [_judge(folder, key, side[key]) for folder, side in zip((first, second), sides, strict=True)]
         pairs = _pairs(sides[0][key], sides[1][key])
-        lost = [
-            len({item_id for item_id, _ in side[key]} - {before.item_id for before, _ in pairs})
-            for side in sides
-        ]
-        for number_, where in zip(lost, diff.names, strict=True):
-            if number_:
-                diff.missing.append(f"{name}: {number_} prompts of {where} have no scored partner")
         seeds = [sorted({seed for _, seed in side[key]}) for side in sides]
+        for side, own, where in zip(sides, seeds, diff.names, strict=True):
+            shared = set(seeds[0]) & set(seeds[1]) or set(own)  # further seeds are said below
+            total = sum(seed in shared for _, seed in side[key])
+            if total > len(pairs):
+                diff.missing.append(
+                    f"{name}: {total - len(pairs)} of {total} records (prompts by seeds) of {where} have no "
+                    "scored partner"
+                )
         if pairs and seeds[0] != seeds[1]:
             diff.missing.append(f"{name}: seeds {seeds[0]} against {seeds[1]}; those in both are compared")
-        judges = [sorted({item.judge for item in side[key].values()}) for side in sides]
         if judges[0] != judges[1]:
-            diff.unlike.append(f"{name}: judged by {', '.join(judges[0])} against {', '.join(judges[1])}")
+            diff.unlike.append(f"{name}: judged by {judges[0]} against {judges[1]}")
         if not pairs:
             continue
         diff.lines.append(_line(model, method, key, key[1], pairs))
@@ -350,9 +352,26 @@ Pairs = Sequence[tuple[EvalItem, EvalItem]]
 
 def _grouped(file: Path) -> dict[tuple[str, str], Group]:
     groups: dict[tuple[str, str], Group] = {}
-    for item in read_jsonl(file, EvalItem):
-        groups.setdefault((item.benchmark, item.metric), {})[item.item_id, item.seed] = item
+    for item in read_items(file):
+        group = groups.setdefault((item.benchmark, item.metric), {})
+        if (item.item_id, item.seed) in group:
+            raise DrirlError(
+                f"{file}: item '{item.item_id}' of {item.benchmark}, {item.metric}, seed {item.seed} "
+                "is there twice; evaluate this policy again"
+            )
+        group[item.item_id, item.seed] = item
     return groups
+
+
+def _judge(folder: Path, key: tuple[str, str], group: Group) -> str:
+    judges = sorted({item.judge for item in group.values()})
+    if len(judges) > 1:
+        raise DrirlError(
+            f"{folder / 'items.jsonl'}: {key[0]}, {key[1]} was judged by "
+            f"{' and by '.join(map(repr, judges))}; judges do not mix in one score, so evaluate this policy "
+            "again"
+        )
+    return judges[0]
 
 
 def _pairs(first: Group, second: Group) -> list[tuple[EvalItem, EvalItem]]:
@@ -384,6 +403,9 @@ def _line(model: str, method: str, key: tuple[str, str], metric: str, pairs: Pai
             continue
         change = (after > 0.5) - (before > 0.5) if binary else after - before
         up, down = up + (change > 1e-12), down + (change < -1e-12)
+    means = [mean_of_seeds(side) for side in zip(*pairs, strict=True)]
+    assert means[0] is not None
+    assert means[1] is not None
     return Line(
         model,
         method,
@@ -391,22 +413,12 @@ def _line(model: str, method: str, key: tuple[str, str], metric: str, pairs: Pai
         metric,
         len(sides[0]),
         len({before.seed for before, _ in pairs}),
-        _mean(before for before, _ in pairs),
-        _mean(after for _, after in pairs),
+        means[0],
+        means[1],
         up,
         down,
         mcnemar_of_counts(up, down),
     )
-
-
-def _mean(items: Iterable[EvalItem]) -> float:
-    """Return the mean over seeds of the means over prompts, as in the tables."""
-    by_seed: dict[int, list[float]] = {}
-    for item in items:
-        if item.value is not None:
-            by_seed.setdefault(item.seed, []).append(item.value)
-    means = [sum(values) / len(values) for values in by_seed.values()]
-    return sum(means) / len(means)
 
 
 def _slices(items: Sequence[EvalItem]) -> list[tuple[str, str]]:

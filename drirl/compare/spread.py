@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from drirl.compare.gaps import missing_scores
 from drirl.compare.names import UNTRAINED, code, escape
 from drirl.compare.tables import Analysis, Row
-from drirl.compare.texts import cell, details, method_lines, points, table
+from drirl.compare.texts import below, cell, details, method_lines, points, table
 
 __all__ = ["mean_reward", "spread"]
 
@@ -58,10 +59,12 @@ def mean_reward(analysis: Analysis) -> str:
         for method, line in method_lines(analysis, model):
             line += [cell(analysis.row(model, method, name, "mean_reward"), rate=False) for name in names]
             lines.append(line)
+    gaps = missing_scores(analysis, [(name, name, "mean_reward") for name in names])
     return details(
         "Mean reward ↑",
         "Score of the completions under the category rewards of the same base model (standard deviations\n"
         "from the mean of validation demonstrations and samples). Methods trained on these rewards can\n"
         "exploit them, so this is no measure of safety.\n\n"
-        + table(["Model", "Method", *(code(name) for name in names)], lines),
+        + table(["Model", "Method", *(code(name) for name in names)], lines)
+        + below(gaps),
     )

@@ -26,9 +26,11 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Bootstrap", "Estimate", "agresti_min", "wilson"]
+__all__ = ["Bootstrap", "Estimate", "Measured", "agresti_min", "wilson"]
 
 Array = NDArray[np.float64]
+Measured = tuple[Array, Array, Sequence[str], bool]
+"""One metric of two policies: (I, K1) and (I, K2) scores, (I,) clusters, whether higher is better."""
 
 _SEED_DRAWS = 8
 _SKEW = 0.6
@@ -239,17 +241,16 @@ class Bootstrap:
         far = int((np.abs(null) >= abs(size.value) - _TIE).sum())
         return estimate, (1 + far) / (1 + null.size)
 
-    def improvement(
-        self, tasks: Sequence[tuple[Array, Array, Sequence[str], bool]], *, keys: tuple[str, str]
-    ) -> Estimate | None:
+    def improvement(self, tasks: Sequence[Sequence[Measured]], *, keys: tuple[str, str]) -> Estimate | None:
         """Return how often a run of one method beats a run of the other on a task drawn at random.
 
-        Every seed of one is set against every seed of the other on each task; equal means count half. The
-        interval redraws the clusters of each task, and the seeds with replacement, the same in all tasks,
-        for one policy is scored on all of them. With three seeds it is narrower than it should be.
+        Every seed of one is set against every seed of the other on each task; equal means count half. A task
+        with several metrics counts with their mean. The interval redraws the clusters of each task, and the
+        seeds with replacement, the same in all tasks, for one policy is scored on all of them. With three
+        seeds it is narrower than it should be.
 
         Args:
-            tasks: values (I, K1), reference (I, K2), clusters (I,) and whether higher is better.
+            tasks: the metrics of each task, at least one.
             keys: names of the two policies.
         Returns:
             ``n`` is the number of tasks; None if there are none.
@@ -257,24 +258,30 @@ class Bootstrap:
         """
         seen, drawn, seeds = [], [], 0
         chosen: dict[tuple[int, int], tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
-        for values, reference, clusters, higher in tasks:
-            pair = self._pair(values, reference, clusters)
-            first, second = pair.means
-            sign = 1.0 if higher else -1.0
-            seen.append(float(_wins(sign * first.seen[None], sign * second.seen[None])[0]))
-            sizes = (len(first.seen), len(second.seen))
-            if sizes not in chosen:
-                generator = np.random.default_rng([self.seed, *sizes, zlib.crc32("\n".join(keys).encode())])
-                one = generator.integers(0, sizes[0], (self.draws, sizes[0]))
-                chosen[sizes] = one, generator.integers(0, sizes[1], (self.draws, sizes[1]))
-            mine, theirs = chosen[sizes]
-            drawn.append(
-                _wins(
-                    sign * np.take_along_axis(first.drawn, mine, 1),
-                    sign * np.take_along_axis(second.drawn, theirs, 1),
+        for task in tasks:
+            own_seen, own_drawn = [], []
+            for values, reference, clusters, higher in task:
+                pair = self._pair(values, reference, clusters)
+                first, second = pair.means
+                sign = 1.0 if higher else -1.0
+                own_seen.append(float(_wins(sign * first.seen[None], sign * second.seen[None])[0]))
+                sizes = (len(first.seen), len(second.seen))
+                if sizes not in chosen:
+                    generator = np.random.default_rng(
+                        [self.seed, *sizes, zlib.crc32("\n".join(keys).encode())]
+                    )
+                    one = generator.integers(0, sizes[0], (self.draws, sizes[0]))
+                    chosen[sizes] = one, generator.integers(0, sizes[1], (self.draws, sizes[1]))
+                mine, theirs = chosen[sizes]
+                own_drawn.append(
+                    _wins(
+                        sign * np.take_along_axis(first.drawn, mine, 1),
+                        sign * np.take_along_axis(second.drawn, theirs, 1),
+                    )
                 )
-            )
-            seeds = max(seeds, min(sizes))
+                seeds = max(seeds, min(sizes))
+            seen.append(float(np.mean(own_seen)))
+            drawn.append(np.mean(own_drawn, axis=0))  # (B,)
         if not seen:
             return None
         low, high = self._percentiles(np.mean(drawn, axis=0))

@@ -14,7 +14,7 @@ from drirl.compare.collect import Records, Scores, slices
 from drirl.compare.names import ALL, POOLED, TRAINING
 from drirl.compare.published import Published
 from drirl.compare.significance import cohens_h, detectable, holm, mcnemar, standardised
-from drirl.compare.stats import Bootstrap, Estimate
+from drirl.compare.stats import Bootstrap, Estimate, Measured
 from drirl.records import atomic_write
 
 __all__ = ["COLUMNS", "DIFFERENCE_COLUMNS", "Analysis", "Difference", "Row", "number", "small", "write_csv"]
@@ -63,7 +63,13 @@ COUNTS = ("updates", "generated_tokens", "trained_tokens")
 
 @dataclass(frozen=True)
 class Row:
-    """One cell of the comparison; ``value`` is None where it is missing."""
+    """One cell of the comparison; ``value`` is None where it is missing.
+
+    Attributes:
+        n: prompts with at least one score.
+        scores: scores there could be: prompts that any policy was asked in this column, in every seed.
+        absent: how many of them are missing.
+    """
 
     model: str
     method: str
@@ -80,6 +86,8 @@ class Row:
     published_source: str = ""
     judge: str = ""
     template_hash: str = ""
+    scores: int = 0
+    absent: int = 0
 
     @property
     def deviation(self) -> float | None:
@@ -187,6 +195,7 @@ class Analysis:
         self._rows: dict[tuple[str, str, str, str], Row] = {}
         self._differences: dict[tuple[str, str, str, str, str], Difference] = {}
         self._found: dict[tuple[str, str, str, str], Scores | None] = {}
+        self._asked: dict[tuple[str, str], int] = {}
         self._tested: dict[tuple[str, str, str, str], dict[str, Difference]] = {}
         for row in self._build():
             self._rows[row.model, row.method, row.benchmark, row.metric] = row
@@ -255,18 +264,21 @@ class Analysis:
     def improvement(self, model: str, method: str, reference: str) -> Estimate | None:
         """Return the probability that ``method`` improves on ``reference`` on a benchmark drawn at random.
 
-        Benchmarks count once each, by their own metric: no slices, nothing pooled over benchmarks. Those
-        that either method lacks are left out; ``n`` says how many are in. None if there is none.
+        Benchmarks count once each, by their own metric (by the mean over them where there are several): no
+        slices, nothing pooled over benchmarks. Those that either method lacks are left out; ``n`` says how
+        many are in. None if there is none.
         """
-        tasks = []
+        tasks: dict[str, list[Measured]] = {}
         for benchmark, metric in self.records.keys():
             if benchmark == ALL or metric in POOLED:
                 continue
             pair = self._pair(model, method, reference, benchmark, metric)
             row = self.row(model, method, benchmark, metric)
             if pair is not None and row is not None:
-                tasks.append((*pair, row.higher_is_better))
-        return self.bootstrap.improvement(tasks, keys=(f"{model}/{method}", f"{model}/{reference}"))
+                tasks.setdefault(benchmark, []).append((*pair, row.higher_is_better))
+        return self.bootstrap.improvement(
+            list(tasks.values()), keys=(f"{model}/{method}", f"{model}/{reference}")
+        )
 
     def _test(
         self, model: str, method: str, reference: str, benchmark: str, metric: str
@@ -370,6 +382,7 @@ class Analysis:
         scores = self._scores(model, method, benchmark, metric)
         estimate = self._estimate(scores) if scores is not None else None
         published = self.published.find(model, method, benchmark, metric)
+        wanted = self._prompts(benchmark, metric) * len(scores.seeds) if scores else 0
         return Row(
             model,
             method,
@@ -386,7 +399,17 @@ class Analysis:
             published.source if published else "",
             scores.judge if scores else "",
             scores.template_hash if scores else "",
+            wanted,
+            wanted - int((~np.isnan(scores.values)).sum()) if scores else 0,
         )
+
+    def _prompts(self, benchmark: str, metric: str) -> int:
+        """Return how many prompts any policy has a record of."""
+        key = (benchmark, metric)
+        if key not in self._asked:
+            found = [self._scores(*policy, benchmark, metric) for policy in self.records.cells]
+            self._asked[key] = len({item.item_id for one in found if one for item in one.items})
+        return self._asked[key]
 
     def _estimate(self, scores: Scores) -> Estimate | None:
         if np.isnan(scores.values).all(0).any():

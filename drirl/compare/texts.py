@@ -9,6 +9,7 @@ from drirl.compare.tables import Analysis, Difference, Row
 
 __all__ = [
     "arrow",
+    "below",
     "best",
     "cell",
     "details",
@@ -148,6 +149,11 @@ def table(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table."""
     head = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
     return "\n".join(head + [f"| {' | '.join(line)} |" for line in lines])
+
+
+def below(lines: Sequence[str]) -> str:
+    """Return sentences as a list to stand under a table; an empty text for none."""
+    return "\n\n" + "\n".join(f"- {line}" for line in lines) if lines else ""
 
 
 def details(summary: str, text: str) -> str:

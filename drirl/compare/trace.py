@@ -7,11 +7,11 @@ import json
 import sys
 from pathlib import Path
 
-from drirl.compare.collect import has, parse_metric
+from drirl.compare.collect import has, mean_of_seeds, parse_metric, read_items
 from drirl.compare.names import ALL, TRAINING, category_name
 from drirl.config import Params
 from drirl.errors import DrirlError, nearest
-from drirl.records import EvalItem, read_jsonl
+from drirl.records import EvalItem
 
 __all__ = ["records_behind", "trace"]
 
@@ -29,14 +29,14 @@ def trace(
     items = records_behind(params.run.out, model, method, benchmark, metric)
     for item in items[: limit or len(items)]:
         print(json.dumps(dataclasses.asdict(item), ensure_ascii=False, sort_keys=True))
-    scored = [item.value for item in items if item.value is not None]
-    mean = f", mean {sum(scored) / len(scored):.6f}" if scored else ""
+    scored = sum(item.value is not None for item in items)
+    mean = mean_of_seeds(items)
     shown = min(limit or len(items), len(items))
     prompts = len({(item.benchmark, item.item_id) for item in items})
     seeds = len({item.seed for item in items})
     print(
         f"{shown} of {len(items)} records shown: {prompts} prompts, seeds {seeds}, "
-        f"{len(items) - len(scored)} without a score{mean}",
+        f"{len(items) - scored} without a score{'' if mean is None else f', mean {mean:.6f}'}",
         file=sys.stderr,
     )
 
@@ -55,7 +55,7 @@ def records_behind(out: Path, model: str, method: str, benchmark: str, metric: s
         )
     if not folder.is_dir():
         raise DrirlError(f"{folder}: no records of {model}/{method}; run 'dvc repro' or check the two names")
-    items = read_jsonl(folder / "items.jsonl", EvalItem)
+    items = read_items(folder / "items.jsonl")
     known = sorted({item.benchmark for item in items})
     if benchmark != ALL and benchmark not in known:
         raise DrirlError(f"--benchmark: no records of '{benchmark}'; {nearest(benchmark, [*known, ALL])}")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from drirl.compare.collect import Records
+from drirl.compare.collect import Records, finite
 from drirl.compare.names import ALL, CATEGORIES, POOLED
 from drirl.records import read_jsonl
 
@@ -149,7 +149,7 @@ def _read(out: Path, records: Records) -> dict[str, _Benchmark]:
                 line["item_id"],
                 {"completion": line["response"], "finished": line.get("finished", True), "values": {}},
             )
-            record["values"][metric] = line["value"]
+            record["values"][metric] = finite(line["value"])
     return dict(sorted(benchmarks.items()))
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from drirl.compare.gaps import missing_scores
 from drirl.compare.names import CATEGORIES, POOLED, TRAINING
-from drirl.compare.report import Column, headline_columns
+from drirl.compare.report import Column, headline_columns, short_columns
 from drirl.compare.stats import Estimate
 from drirl.compare.tables import Analysis, Difference, Row
 from drirl.compare.texts import best, p_text, standing
@@ -61,13 +62,19 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of policies by measures; ``reference`` is the method that was subtracted, if any."""
+    """A table of policies by measures.
+
+    Attributes:
+        reference: the method that was subtracted, if any.
+        notes: sentences to stand below it.
+    """
 
     name: str
     caption: str
     headings: tuple[Heading, ...]
     lines: tuple[Line, ...]
     reference: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def headline(analysis: Analysis, reference: str, level: float) -> Table:
@@ -75,7 +82,7 @@ def headline(analysis: Analysis, reference: str, level: float) -> Table:
     columns = headline_columns(analysis)
     plain = _table(analysis, "headline", "", columns, bounds=0)
     tops = {
-        (model, place): best(analysis, model, *column[1:], level)
+        (model, place): best(analysis, model, *column[1:], level, reference)
         for model in analysis.records.models
         for place, column in enumerate(columns)
     }
@@ -95,7 +102,11 @@ def headline(analysis: Analysis, reference: str, level: float) -> Table:
             f" ▲ better, ▼ worse than {reference}; bold: better than every other method (p below {level:g} "
             "after Holm's correction)."
         )
-    return replace(plain, caption=caption, lines=tuple(lines))
+    # The report's notes follow the table; they speak of its short form.
+    short = short_columns(analysis)
+    rest = [column for column in columns if column not in short]
+    notes = tuple(missing_scores(analysis, rest, plain=True))
+    return replace(plain, caption=caption, lines=tuple(lines), notes=notes)
 
 
 def details(analysis: Analysis, reference: str, level: float) -> list[Table]:
@@ -144,7 +155,8 @@ def _table(analysis: Analysis, name: str, caption: str, columns: Sequence[Column
         for model in analysis.records.models
         for method in analysis.records.methods
     )
-    return Table(name, caption, tuple(_heading(analysis, column) for column in columns), lines)
+    headings = tuple(_heading(analysis, column) for column in columns)
+    return Table(name, caption, headings, lines, notes=tuple(missing_scores(analysis, columns, plain=True)))
 
 
 def _differences(analysis: Analysis, reference: str, level: float) -> Table:

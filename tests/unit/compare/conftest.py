@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ HIGHER = {
     "accuracy": True,
     "degenerate_rate": False,
     "mean_reward": True,
+    "not_attempted_rate": False,
 }
 TRUTH = {
     "base": (0.60, 0.35, 0.05, 0.04, 0.08, 0.90),
@@ -54,8 +56,8 @@ def item(**values: Any) -> EvalItem:
     return EvalItem(**{**plain, **values})
 
 
-def write_cell(out: Path, model: str, method: str, items: list[EvalItem]) -> None:
-    """Write items.jsonl and the runs.jsonl that goes with it."""
+def write_cell(out: Path, model: str, method: str, items: list[EvalItem], **recorded: Any) -> None:
+    """Write items.jsonl and the runs.jsonl that goes with it; ``recorded`` are other fields of the latter."""
     folder = out / "evaluate" / model / method
     runs = []
     for seed, benchmark, metric in sorted({(i.seed, i.benchmark, i.metric) for i in items}):
@@ -85,7 +87,7 @@ def write_cell(out: Path, model: str, method: str, items: list[EvalItem]) -> Non
             )
         )
     write_jsonl(folder / "items.jsonl", items)
-    write_jsonl(folder / "runs.jsonl", runs)
+    write_jsonl(folder / "runs.jsonl", [replace(run, **recorded) for run in runs])
 
 
 def synthetic(

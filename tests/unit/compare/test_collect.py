@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from drirl.compare.collect import collect, parse_metric, slices
+from drirl.compare.collect import collect, mean_of_seeds, parse_metric, slices
 from drirl.compare.trace import records_behind
 from drirl.errors import DrirlError
 
@@ -38,6 +41,63 @@ def test_values_are_prompts_by_seeds(tmp_path: Path) -> None:
     np.testing.assert_array_equal(scores.values, [[np.nan, 0.5], [0.0, 1.0]])
     assert scores.clusters == ("drirl_tiny_harmful/a", "harmful/x")
     assert scores.higher_is_better
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_score_that_is_no_number_is_missing(tmp_path: Path, value: float) -> None:
+    items = [item(method="dpo", item_id="a", value=value), item(method="dpo", item_id="b", value=0.5)]
+    write_cell(tmp_path, "tiny", "dpo", items)
+    key = ("drirl_tiny_harmful", "refusal_rate")
+    scores = collect(tmp_path, ["tiny"], ["dpo"], [0]).cells["tiny", "dpo"][key]
+    np.testing.assert_array_equal(scores.values, [[np.nan], [0.5]])
+    assert [one.value for one in records_behind(tmp_path, "tiny", "dpo", *key)] == [None, 0.5]
+
+
+def test_mean_of_seeds_by_hand() -> None:
+    def of(*seeds: list[float | None]) -> float | None:
+        return mean_of_seeds(item(seed=k, value=v) for k, values in enumerate(seeds) for v in values)
+
+    assert of([1.0, 0.0], [1.0, None]) == 0.75  # 1/2 and 1
+    assert of([1.0], [None]) is None
+    assert of() is None
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "message"),
+    [
+        (
+            {"task_version": "1.0"},
+            {"task_version": "1.1"},
+            "scored on task version '1.0' in tiny/dpo, task version '1.1' in tiny/ppo; such scores do not "
+            "compare: rerun the stage evaluate",
+        ),
+        (
+            {"decode": {"max_new_tokens": 48, "temperature": 0.0}},
+            {"decode": {"temperature": 0.0, "max_new_tokens": 64}},
+            'decoded with \'{"max_new_tokens": 48, "temperature": 0.0}\' in tiny/dpo, with '
+            '\'{"max_new_tokens": 64, "temperature": 0.0}\' in tiny/ppo',
+        ),
+    ],
+)
+def test_other_tasks_and_decoding_do_not_compare(
+    tmp_path: Path, one: dict[str, Any], other: dict[str, Any], message: str
+) -> None:
+    write_cell(tmp_path, "tiny", "dpo", [item(method="dpo")], **one)
+    write_cell(tmp_path, "tiny", "ppo", [item(method="ppo")], **other)
+    with pytest.raises(DrirlError, match=re.escape(f"drirl_tiny_harmful, refusal_rate: {message}")):
+        collect(tmp_path, ["tiny"], ["dpo", "ppo"], [0])
+    assert collect(tmp_path, ["tiny"], ["ppo"], [0]).cells
+    write_cell(tmp_path, "tiny", "ppo", [item(method="ppo")], **one)
+    assert len(collect(tmp_path, ["tiny"], ["dpo", "ppo"], [0]).cells) == 2
+
+
+def test_seeds_of_two_task_versions_do_not_mix(tmp_path: Path) -> None:
+    write(tmp_path)
+    path = tmp_path / "evaluate" / "tiny" / "dpo" / "runs.jsonl"
+    first, second = path.read_text().splitlines()
+    path.write_text("\n".join([first, json.dumps({**json.loads(second), "task_version": "2"})]) + "\n")
+    with pytest.raises(DrirlError, match=r"runs\.jsonl: seeds of .* were scored on task versions 1 and 2"):
+        collect(tmp_path, ["tiny"], ["dpo"], [0, 1])
 
 
 def test_a_missing_cell_is_listed_not_invented(tmp_path: Path) -> None:

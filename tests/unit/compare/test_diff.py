@@ -128,7 +128,7 @@ def test_missing_parts_and_other_measures_are_said(tmp_path: Path) -> None:
     diff = compare_folders(tmp_path / "a", tmp_path / "b")
     assert diff.lines[0].prompts == 3  # one seed each: paired, though their numbers differ
     said = "\n".join(diff.missing)
-    assert "drirl_tiny_harmful, refusal_rate: 1 prompts" in said
+    assert f"drirl_tiny_harmful, refusal_rate: 1 of 4 records (prompts by seeds) of {tmp_path / 'a'}" in said
     assert "seeds [0] against [4]" in said
     assert "drirl_tiny_help, accuracy: only in" in said
     assert diff.unlike == [
@@ -136,6 +136,48 @@ def test_missing_parts_and_other_measures_are_said(tmp_path: Path) -> None:
         "tiny/base: drirl_tiny_harmful, refusal_rate: judged by rules against other",
     ]
     assert "## Not measured alike" in render_diff(diff)
+
+
+def test_scores_lost_in_some_seeds_only_are_counted(tmp_path: Path) -> None:
+    """Every prompt has a partner in one of the seeds; two of the six records of the first have none."""
+    whole = [one for seed in (0, 1) for one in scored([0, 1, 1], seed=seed)]
+    holes = [*scored([1, None, 1], seed=0), *scored([1, 1], seed=1)]
+    write_cell(tmp_path / "a", "tiny", "base", whole)
+    write_cell(tmp_path / "b", "tiny", "base", holes)
+    diff = compare_folders(tmp_path / "a", tmp_path / "b")
+    name = "tiny/base: drirl_tiny_harmful, refusal_rate"
+    assert diff.missing == [
+        f"{name}: 2 of 6 records (prompts by seeds) of {tmp_path / 'a'} have no scored partner",
+        f"{name}: 1 of 5 records (prompts by seeds) of {tmp_path / 'b'} have no scored partner",
+    ]
+    # A seed that only one side has is said as such, not counted again.
+    write_cell(tmp_path / "b", "tiny", "base", scored([0, 1, 1]))
+    missing = compare_folders(tmp_path / "a", tmp_path / "b").missing
+    assert missing == [f"{name}: seeds [0, 1] against [0]; those in both are compared"]
+
+
+def test_a_value_that_is_no_number_has_no_partner(tmp_path: Path) -> None:
+    write_cell(tmp_path / "a", "tiny", "base", scored([0.5, float("nan"), float("inf")]))
+    write_cell(tmp_path / "b", "tiny", "base", scored([1.0, 0.0, 0.0]))
+    diff = compare_folders(tmp_path / "a", tmp_path / "b")
+    assert (diff.lines[0].prompts, diff.lines[0].before, diff.lines[0].after) == (1, 0.5, 1.0)
+    assert "2 of 3 records" in diff.missing[0]
+
+
+def test_a_record_twice_and_two_judges_are_refused(tmp_path: Path) -> None:
+    write_cell(tmp_path / "a", "tiny", "base", scored([0, 1]))
+    write_cell(tmp_path / "b", "tiny", "base", [*scored([0, 1]), *scored([1])])
+    with pytest.raises(
+        DrirlError, match=r"items\.jsonl: item 'p0' of .*, refusal_rate, seed 0 is there twice"
+    ):
+        compare_folders(tmp_path / "a", tmp_path / "b")
+    mixed = [*scored([0, 1]), *scored([1], seed=1, judge="model/2")]
+    write_cell(tmp_path / "b", "tiny", "base", mixed)
+    for sides in ("ab", "ba", "bb"):  # the same two judges on both sides are no better
+        with pytest.raises(
+            DrirlError, match="refusal_rate was judged by 'model/2' and by 'rules'; judges do"
+        ):
+            compare_folders(*(tmp_path / side for side in sides))
 
 
 def test_bad_folders_are_one_clear_error(tmp_path: Path, two: tuple[Path, Path]) -> None:
@@ -172,3 +214,17 @@ def test_command_line(two: tuple[Path, Path], tmp_path: Path, capsys: pytest.Cap
     assert (tmp_path / "d" / "diff.csv").is_file()
     assert main(["compare", str(two[0])]) == 2
     assert "expected two result folders, found 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--reference", "base"], ["--format", "csv"], ["--allow-uneven"], ["--texts", "all"]],
+    ids=lambda options: options[0],
+)
+def test_options_of_the_tables_are_refused(
+    two: tuple[Path, Path], capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    assert main(["compare", *map(str, two), *options]) == 2
+    shown = capsys.readouterr()
+    assert shown.err == f"error: {options[0]}: not for two folders, which are compared as they are\n"
+    assert shown.out == ""

@@ -11,8 +11,10 @@ import pytest
 from drirl.compare.collect import collect
 from drirl.compare.latex import latex_escape, render_latex
 from drirl.compare.names import grouped
+from drirl.compare.page.tables import details as page_details
+from drirl.compare.page.tables import headline as page_headline
 from drirl.compare.published import Published, Value
-from drirl.compare.report import Notes, render
+from drirl.compare.report import Notes, _reading, render
 from drirl.compare.stats import Bootstrap, Estimate
 from drirl.compare.summary import headline
 from drirl.compare.tables import COLUMNS, DIFFERENCE_COLUMNS, Analysis, Difference
@@ -21,7 +23,7 @@ from drirl.config import Params
 from drirl.errors import DrirlError
 from drirl.records import write_json
 
-from .conftest import item, synthetic, write_cell
+from .conftest import ROOT, item, synthetic, write_cell
 
 CELL = ("drirl_tiny_harmful", "refusal_rate")
 NOTES = Notes("tiny", True, "test", "weak", 0.95, 500, None)
@@ -102,6 +104,24 @@ def test_only_a_method_that_beats_all_is_the_best(analysis: Analysis) -> None:
     assert best(Analysis(without, analysis.bootstrap, analysis.published), "tiny", *CELL, 0.05) is None
 
 
+def test_page_and_report_agree_on_what_is_bold(tmp_path: Path) -> None:
+    """The first beats ``weak`` by 6 intents (p 2/64) and the others by 8 (p 2/256), each on one side.
+
+    Set against the first, 2/64 is the largest p of three and stays; set against ``weak`` it is the smallest
+    and is tripled, so ``weak`` gets no mark, and then the first may not be bold.
+    """
+    for method, prompts in (("weak", 60), ("first", 72), ("low", 56), ("lower", 56)):
+        write(tmp_path, method, (prompts - 0.5) / 120)
+    records = collect(tmp_path, ["tiny"], ["weak", "first", "low", "lower"], [0, 1, 2])
+    analysis = Analysis(records, Bootstrap(draws=2000), Published({}, {}))
+    assert best(analysis, "tiny", *CELL, 0.05) == "first"
+    assert best(analysis, "tiny", *CELL, 0.05, "weak") is None
+    table = page_headline(analysis, "weak", 0.05)
+    assert [(cell.told, cell.mark) for line in table.lines for cell in line.cells] == [(False, "")] * 4
+    text = render(analysis, NOTES)
+    assert "**" not in text[: text.index("## Beside the paper")]
+
+
 def test_marks_and_bold_of_the_report(analysis: Analysis) -> None:
     text = render(analysis, NOTES)
     row = {
@@ -133,6 +153,98 @@ def test_improvement_leaves_pooled_metrics_out(analysis: Analysis) -> None:
     assert chance is not None
     assert (chance.value, chance.n) == (1.0, 1)
     assert analysis.improvement("tiny", "gone", "weak") is None
+
+
+def test_a_benchmark_with_two_metrics_counts_once(tmp_path: Path) -> None:
+    """``strong`` wins one benchmark by its one metric, and loses another by both of its two."""
+    for method, good in (("strong", 0.0), ("weak", 1.0)):
+        items = [item(method=method, item_id=f"p{n}", value=1 - good) for n in range(4)]
+        for metric, value in (("accuracy", good), ("not_attempted_rate", 1 - good)):
+            shared = {"method": method, "benchmark": "simpleqa", "metric": metric, "value": value}
+            items += [item(item_id=f"q{n}", **shared) for n in range(4)]
+        write_cell(tmp_path, "tiny", method, items)
+    records = collect(tmp_path, ["tiny"], ["weak", "strong"], [0])
+    analysis = Analysis(records, Bootstrap(draws=100), Published({}, {}))
+    chance = analysis.improvement("tiny", "strong", "weak")
+    assert chance is not None
+    assert (chance.value, chance.n) == (0.5, 2)  # not 1/3 of three
+    text = render(analysis, NOTES)
+    assert (
+        "`drirl_tiny_harmful` refusal rate,\n  `simpleqa` accuracy and not attempted rate (their mean)."
+        in text
+    )
+
+
+def gappy(out: Path, method: str, *, cut: int = 0, gaps: bool = True) -> None:
+    """Write 6 prompts of two levels in 2 seeds; p0 has no score, p4 none in seed 1, p5 is not there."""
+    items = [
+        item(
+            method=method,
+            seed=seed,
+            item_id=f"p{n}",
+            level="direct" if n < 3 else "disguised",
+            value=None if gaps and (n == 0 or (n == 4 and seed)) else float(n % 2),
+        )
+        for seed in (0, 1)
+        for n in range(5 if gaps else 6)
+    ]
+    config = {"truncated_prompts": cut} if cut else {}
+    write_cell(out, "tiny", method, items, config=config)
+
+
+def test_missing_scores_and_cut_prompts_are_said_under_their_tables(tmp_path: Path) -> None:
+    gappy(tmp_path, "weak", cut=2)
+    gappy(tmp_path, "full", cut=3, gaps=False)
+    records = collect(tmp_path, ["tiny"], ["weak", "full", "gone"], [0, 1])
+    analysis = Analysis(records, Bootstrap(draws=100), Published({}, {}))
+    text = render(analysis, NOTES)
+    top = text[: text.index("## Beside the paper")]
+    # Disguised: p4 in one seed and p5 in both, of 3 prompts in 2 seeds.
+    assert "\n- Scores missing, Refusal, disguised: tiny `weak` 3 of 6.\n" in top
+    assert top.count("Scores missing") == 1  # the short table has no other column with gaps
+    assert (
+        "\n- Prompts cut to fit the context, tiny, `drirl_tiny_harmful`: 2–3 of 5–6 "
+        "(`evaluate.overlong: truncate`).\n" in top
+    )
+    levels = text[text.index("## By difficulty") : text.index("## What the columns are")]
+    assert "Prompts: direct 2–3; disguised 2–3." in levels
+    assert (
+        "\n\n- Scores missing, direct: tiny `weak` 2 of 6."
+        "\n- Scores missing, disguised: tiny `weak` 3 of 6.\n" in levels
+    )
+    assert "- Scores missing, Refusal, direct: tiny `weak` 2 of 6.\n" in text[text.index("## Details") :]
+    tables = {table.name.partition("-")[0]: table for table in page_details(analysis, "weak", 0.05)}
+    assert tables["level"].notes == (
+        "Scores missing, direct: tiny weak 2 of 6.",
+        "Scores missing, disguised: tiny weak 3 of 6.",
+    )
+    assert page_headline(analysis, "weak", 0.05).notes == (
+        "Scores missing, Refusal, direct: tiny weak 2 of 6.",
+    )
+
+
+def test_nothing_is_said_where_nothing_is_missing(tmp_path: Path) -> None:
+    for method in ("weak", "full"):
+        gappy(tmp_path, method, gaps=False)
+    records = collect(tmp_path, ["tiny"], ["weak", "full", "gone"], [0, 1])
+    analysis = Analysis(records, Bootstrap(draws=100), Published({}, {}))
+    text = render(analysis, NOTES)
+    assert "Scores missing" not in text
+    assert "Prompts cut" not in text
+    assert {table.notes for table in page_details(analysis, "weak", 0.05)} == {()}
+
+
+def test_the_report_says_of_errors_what_the_document_says() -> None:
+    """The numbers are checked in test_significance.py, the lines that are read here too."""
+    text = " ".join(_reading(NOTES).split())
+    assert (
+        "equal methods are called different in at most 5 % of repetitions, in 4 to 6 % where the seeds of "
+        "only one of them vary strongly; intervals hold the true value in 92 to 100 %." in text
+    )
+    document = " ".join((ROOT / "docs" / "statistics.md").read_text(encoding="utf-8").split())
+    assert "in at most 4.3 % of repetitions where both vary alike" in document
+    assert "Where only one method varies, and strongly, it is 4 to 6 %" in document
+    assert "**Intervals** cover 92 to 100 %" in document
 
 
 def test_two_judges_do_not_mix(tmp_path: Path) -> None:

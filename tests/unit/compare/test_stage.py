@@ -19,7 +19,7 @@ from drirl.config import Params
 from drirl.errors import DrirlError
 from drirl.records import write_json
 
-from .conftest import TRUTH, synthetic
+from .conftest import TRUTH, item, synthetic, write_cell
 
 MODELS = ("tiny-llama", "tiny-qwen2")
 METHODS = ("base", "dpo", "grpo_irl", "dr_irl", "dr_irl_constant")
@@ -280,6 +280,25 @@ def test_trace_prints_json_lines(params: Params, capsys: pytest.CaptureFixture[s
     found = [json.loads(line) for line in shown.out.splitlines()]
     assert [one["level"] for one in found] == ["disguised", "disguised"]
     assert "2 of 42 records shown: 14 prompts, seeds 3, 0 without a score, mean 0." in shown.err
+
+
+def test_trace_prints_the_mean_of_the_table_where_scores_are_missing(
+    params: Params, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seeds [1, 0] and [1, missing]: (1/2 + 1) / 2, not 2/3."""
+    out = tmp_path / "gaps"
+    scores = {(0, "a"): 1.0, (0, "b"): 0.0, (1, "a"): 1.0, (1, "b"): float("nan")}
+    about = {"model": "tiny-llama", "method": "dpo", "benchmark": "drirl_tiny_help", "metric": "accuracy"}
+    items = [item(seed=seed, item_id=name, value=value, **about) for (seed, name), value in scores.items()]
+    write_cell(out, "tiny-llama", "dpo", items)
+    alone_ = alone(params, out, [0, 1])
+    run(alone_, formats=["csv"])
+    (row,) = rows(params.compare.reports / "comparison.csv")
+    trace(alone_, **about)
+    shown = capsys.readouterr()
+    assert [json.loads(line)["value"] for line in shown.out.splitlines()] == [1.0, 1.0, 0.0, None]
+    assert shown.err.endswith("2 prompts, seeds 2, 1 without a score, mean 0.750000\n")
+    assert row["value"] == "0.75"
 
 
 def test_curves_are_means_over_seeds(out: Path, tmp_path: Path) -> None:

@@ -55,6 +55,12 @@ def test_published_values_need_the_same_model_method_benchmark_and_metric() -> N
     gsm8k = published.find("qwen", "dr_irl", "drirl_gsm8k", "exact_match")
     assert gsm8k is not None
     assert gsm8k.value == 0.897
+    wildchat = published.find("llama", "dr_irl", "wildchat_toxic", "refusal_rate")
+    assert wildchat is not None
+    assert wildchat.value == 0.7421
+    assert published.find("llama", "dr_irl", "wildchat_toxic", "degenerate_rate") is None
+    for part in ("advglue_sst2", "drirl_hhh_honest"):  # published is one accuracy of all parts
+        assert published.find("llama", "dr_irl", part, "accuracy") is None
     assert published.find("tiny", "dr_irl", "xstest_unsafe", "refusal_rate") is None
     assert published.find("llama", "dr_irl_constant", "xstest_unsafe", "refusal_rate") is None
     assert published.find("llama", "dr_irl", "xstest_safe", "false_refusal_rate") is None

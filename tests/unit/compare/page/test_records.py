@@ -9,6 +9,7 @@ import pytest
 from drirl.compare.collect import collect
 from drirl.compare.page.records import archive, bundled_texts, labels, pack, unpack
 
+from ..conftest import item, write_cell
 from .conftest import HOSTILE, METHODS
 
 ALL = {"models": ("tiny-llama", "tiny-qwen2"), "methods": (*METHODS, "ppo"), "seeds": (0, 1, 2)}
@@ -50,6 +51,15 @@ def test_every_record_comes_back(hostile: Path) -> None:
     assert cut is True
     lone = found["tiny-llama", "base", "0", "drirl_tiny_harmful", "h6"]
     assert lone[1].endswith("lone \ud800 half")
+
+
+def test_a_score_that_is_no_number_is_missing(tmp_path: Path) -> None:
+    values = (float("nan"), float("inf"), 0.5)
+    items = [item(item_id=f"p{place}", value=value) for place, value in enumerate(values)]
+    write_cell(tmp_path, "tiny", "base", items)
+    made = archive(tmp_path, collect(tmp_path, ["tiny"], ["base"], [0]), sources=["bundled"])
+    key = made.index["benchmarks"][0]["parts"][0]["records"]["tiny"]
+    assert unpack(made.chunks[key])["values"] == [[[None, None, 0.5]]]
 
 
 def test_small_chunks_hold_the_same(hostile: Path) -> None:

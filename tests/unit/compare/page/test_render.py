@@ -78,6 +78,7 @@ def test_the_page_says_what_it_rests_on(page: Path, hostile: Path, make_page: Ca
     assert "n=7" in text
     assert '<td class="missing">missing</td>' in text
     assert "drirl_gsm8k are not in this page" in text
+    assert "Scores missing, drirl_gsm8k, accuracy: tiny-llama <code>dpo</code> 3 of 6;" in text
     smoke = make_page(hostile, meaningful=False).read_text(encoding="utf-8")
     assert "Wiring check, numbers are meaningless" in smoke
 
