@@ -156,6 +156,10 @@ def compare(
     models: Names = None,
     methods: Names = None,
     benchmarks: Names = None,
+    judges: Annotated[
+        list[str] | None,
+        typer.Option(help="Folders of out/judge whose scores become columns too; comma lists or repeated."),
+    ] = None,
     format: Annotated[
         str | None, typer.Option(help="Comma list of csv, md, html, latex; default: the first three.")
     ] = None,
@@ -176,6 +180,7 @@ def compare(
     if runs:
         options = {
             "--reference": reference,
+            "--judges": judges,
             "--format": format,
             "--allow-uneven": allow_uneven,
             "--texts": texts,
@@ -193,6 +198,7 @@ def compare(
         models=_split(models),
         methods=_split(methods),
         benchmarks=_split(benchmarks),
+        judges=_split(judges),
         formats=_split([format] if format else None),
         output=where,
         allow_uneven=allow_uneven,

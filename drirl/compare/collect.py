@@ -130,6 +130,7 @@ def collect(
     seeds: Sequence[int],
     *,
     benchmarks: Sequence[str] | None = None,
+    judges: Sequence[str] = (),
     allow_uneven: bool = False,
 ) -> Records:
     """Read ``out/evaluate``, ``out/align`` and ``out/reward`` for the asked models and methods.
@@ -138,10 +139,11 @@ def collect(
         out: folder of the stage outputs.
         seeds: the seeds every trained method has to have.
         benchmarks: keep these only; None keeps all.
+        judges: folders of ``out/judge`` (``drirl judge run``) whose scores are read as further metrics.
         allow_uneven: accept a cell with other seeds instead of refusing.
     Raises:
-        DrirlError: nothing found, malformed records, a record twice, seeds, judges, task versions or
-            decoding that differ between cells.
+        DrirlError: nothing found, an unknown judge, malformed records, a record twice, seeds, judges, task
+            versions or decoding that differ between cells.
     """
     out = Path(out)
     records = Records(tuple(models), tuple(methods))
@@ -153,6 +155,12 @@ def collect(
                 continue
             cell = _read_cell(folder, model, method)
             _check_seeds(cell, folder, method, seeds, allow_uneven)
+            for judge in judges:
+                folder = _judge_folder(out, judge) / model / method
+                if (folder / "items.jsonl").is_file():
+                    again = _read_cell(folder, model, method)
+                    _check_seeds(again, folder, method, seeds, allow_uneven)
+                    cell.update(again)
             records.cells[model, method] = cell
     if not records.cells:
         raise DrirlError(
@@ -172,6 +180,15 @@ def collect(
         if report.is_file():
             records.rewards[model] = read_json(report)
     return records
+
+
+def _judge_folder(out: Path, judge: str) -> Path:
+    folder = out / "judge" / judge
+    if not folder.is_dir():
+        known = sorted(path.name for path in (out / "judge").glob("*") if path.is_dir())
+        hint = nearest(judge, known) if known else "none has been run ('drirl judge run --judge NAME')"
+        raise DrirlError(f"--judges: no scores of '{judge}' in {out / 'judge'}; {hint}")
+    return folder
 
 
 def _read_cell(folder: Path, model: str, method: str) -> dict[Key, Scores]:

@@ -18,6 +18,7 @@ __all__ = [
     "code",
     "escape",
     "grouped",
+    "judged_again",
 ]
 
 CATEGORIES: tuple[str, ...] = tuple(category.name for category in taxonomy.CATEGORIES)
@@ -47,6 +48,11 @@ def grouped(methods: Sequence[str]) -> list[tuple[str, list[str]]]:
         ("ours", [method for method in methods if method.startswith(OURS)]),
     ]
     return [(name, found) for name, found in parts if found]
+
+
+def judged_again(metric: str) -> bool:
+    """Return whether a metric is another judge's score of the same replies: ``refusal_rate@NAME/1``."""
+    return "@" in metric.partition("[")[0]
 
 
 def category_name(number: int) -> str:

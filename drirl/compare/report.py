@@ -9,7 +9,7 @@ from pathlib import Path
 from drirl.compare.accuracy import reward_accuracy, reward_details
 from drirl.compare.gaps import cut_prompts, missing_scores
 from drirl.compare.looks import Look, load_looks, looks_section
-from drirl.compare.names import ALL, CATEGORIES, POOLED, TRAINING, UNTRAINED, code, escape
+from drirl.compare.names import ALL, CATEGORIES, POOLED, TRAINING, UNTRAINED, code, escape, judged_again
 from drirl.compare.significance import POWER
 from drirl.compare.spread import mean_reward, spread
 from drirl.compare.tables import Analysis
@@ -96,7 +96,8 @@ def headline_columns(analysis: Analysis) -> list[Column]:
         columns = [column for column in columns if column[0] != "Refusal, harmful"]
     named = {column[1] for column in SHOWN}
     for benchmark, metric in analysis.records.keys():
-        if benchmark not in named and benchmark != ALL and metric not in POOLED:
+        own = benchmark not in named and benchmark != ALL and metric not in POOLED
+        if own or judged_again(metric):
             columns.append((f"{benchmark}, {metric.replace('_', ' ')}", benchmark, metric))
     return columns + [column for column in LAST if column[1:] in found]
 
@@ -252,7 +253,7 @@ def _differences(analysis: Analysis, rates: Sequence[Column], notes: Notes) -> s
     titles = [f"{title} {arrow(analysis, benchmark, metric)}" for title, benchmark, metric in rates]
     metrics: dict[str, list[str]] = {}
     for benchmark, metric in analysis.records.keys():
-        if benchmark != ALL and metric not in POOLED:
+        if benchmark != ALL and metric not in POOLED and not judged_again(metric):
             metrics.setdefault(benchmark, []).append(metric.replace("_", " "))
     tasks = [
         f"{code(benchmark)} {' and '.join(names)}{' (their mean)' if len(names) > 1 else ''}"

@@ -36,6 +36,7 @@ def run(
     models: Sequence[str] | None = None,
     methods: Sequence[str] | None = None,
     benchmarks: Sequence[str] | None = None,
+    judges: Sequence[str] | None = None,
     output: Path | None = None,
     formats: Sequence[str] | None = None,
     allow_uneven: bool | None = None,
@@ -51,6 +52,7 @@ def run(
     Args:
         reference: method the others are compared with; default ``compare.reference``.
         models, methods, benchmarks: use these only; default all of params.yaml, all that were recorded.
+        judges: folders of ``out/judge`` whose scores become columns too; default none.
         output: folder to write to; default ``compare.reports``.
         formats: any of :data:`FORMATS`; default :data:`DEFAULT_FORMATS`.
         allow_uneven: default ``compare.allow_uneven``.
@@ -81,6 +83,7 @@ def run(
         methods,
         params.run.seeds,
         benchmarks=benchmarks,
+        judges=judges or (),
         allow_uneven=settings.allow_uneven if allow_uneven is None else allow_uneven,
     )
     published = load_published(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drirl.compare.collect import Records, Scores, slices
-from drirl.compare.names import ALL, POOLED, TRAINING
+from drirl.compare.names import ALL, POOLED, TRAINING, judged_again
 from drirl.compare.published import Published
 from drirl.compare.significance import cohens_h, detectable, holm, mcnemar, standardised
 from drirl.compare.stats import Bootstrap, Estimate, Measured
@@ -265,12 +265,12 @@ class Analysis:
         """Return the probability that ``method`` improves on ``reference`` on a benchmark drawn at random.
 
         Benchmarks count once each, by their own metric (by the mean over them where there are several): no
-        slices, nothing pooled over benchmarks. Those that either method lacks are left out; ``n`` says how
-        many are in. None if there is none.
+        slices, nothing pooled over benchmarks, no second judge. Those that either method lacks are left out;
+        ``n`` says how many are in. None if there is none.
         """
         tasks: dict[str, list[Measured]] = {}
         for benchmark, metric in self.records.keys():
-            if benchmark == ALL or metric in POOLED:
+            if benchmark == ALL or metric in POOLED or judged_again(metric):
                 continue
             pair = self._pair(model, method, reference, benchmark, metric)
             row = self.row(model, method, benchmark, metric)

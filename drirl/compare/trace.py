@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from drirl.compare.collect import has, mean_of_seeds, parse_metric, read_items
-from drirl.compare.names import ALL, TRAINING, category_name
+from drirl.compare.names import ALL, TRAINING, category_name, judged_again
 from drirl.config import Params
 from drirl.errors import DrirlError, nearest
 from drirl.records import EvalItem
@@ -56,6 +56,9 @@ def records_behind(out: Path, model: str, method: str, benchmark: str, metric: s
     if not folder.is_dir():
         raise DrirlError(f"{folder}: no records of {model}/{method}; run 'dvc repro' or check the two names")
     items = read_items(folder / "items.jsonl")
+    if judged_again(name):
+        for path in sorted((Path(out) / "judge").glob(f"*/{model}/{method}/items.jsonl")):
+            items += read_items(path)
     known = sorted({item.benchmark for item in items})
     if benchmark != ALL and benchmark not in known:
         raise DrirlError(f"--benchmark: no records of '{benchmark}'; {nearest(benchmark, [*known, ALL])}")

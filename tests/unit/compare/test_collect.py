@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,13 @@ import numpy as np
 import pytest
 
 from drirl.compare.collect import collect, mean_of_seeds, parse_metric, slices
+from drirl.compare.published import Published
+from drirl.compare.report import headline_columns
+from drirl.compare.stats import Bootstrap
+from drirl.compare.tables import Analysis
 from drirl.compare.trace import records_behind
 from drirl.errors import DrirlError
+from drirl.records import read_jsonl, write_jsonl
 
 from .conftest import item, write_cell
 
@@ -243,3 +249,52 @@ def test_trace_of_what_is_not_there(
     write(tmp_path)
     with pytest.raises(DrirlError, match=message):
         records_behind(tmp_path, "tiny", method, benchmark, metric)
+
+
+AGAIN = "refusal_rate@refusal-prefix/1"
+
+
+def judge_again(out: Path, method: str, values: list[float | None], seeds: tuple[int, ...] = (0, 1)) -> None:
+    """Lay out another judge's verdicts on the replies of :func:`write`, as ``drirl judge run`` does."""
+    items = [
+        item(method=method, seed=seed, item_id=f"p{n}", value=value, cluster=f"{n // 2}")
+        for seed in seeds
+        for n, value in enumerate(values)
+    ]
+    write_cell(out / "scratch", "tiny", method, items, judge="refusal-prefix/1", metric=AGAIN)
+    source = out / "scratch" / "evaluate" / "tiny" / method
+    target = out / "judge" / "refusal-prefix-1" / "tiny" / method
+    write_jsonl(target / "items.jsonl", [replace(i, metric=AGAIN, judge="refusal-prefix/1") for i in items])
+    write_jsonl(target / "runs.jsonl", read_jsonl(source / "runs.jsonl"))
+
+
+def test_other_judges_are_columns_of_their_own(tmp_path: Path) -> None:
+    for method in ("dpo", "ppo"):
+        write(tmp_path, method)
+    judge_again(tmp_path, "dpo", [0.0, 0.0, 1.0, None])
+    key = ("drirl_tiny_harmful", AGAIN)
+    assert key not in collect(tmp_path, ["tiny"], ["dpo", "ppo"], [0, 1]).keys()
+    records = collect(tmp_path, ["tiny"], ["dpo", "ppo"], [0, 1], judges=["refusal-prefix-1"])
+    scores = records.cells["tiny", "dpo"][key]
+    assert (scores.judge, scores.higher_is_better) == ("refusal-prefix/1", True)
+    assert np.nanmean(scores.values) == pytest.approx(1 / 3)
+    assert records.cells["tiny", "dpo"]["drirl_tiny_harmful", "refusal_rate"].values.mean() == 0.75
+    assert records.get("tiny", "ppo", *key) is None  # not judged: missing
+    analysis = Analysis(records, Bootstrap(draws=50), Published({}, {}))
+    assert ("drirl_tiny_harmful, refusal rate@refusal-prefix/1", *key) in headline_columns(analysis)
+    chance = analysis.improvement("tiny", "dpo", "ppo")
+    assert chance is not None
+    assert chance.n == 1  # the replies count once
+    behind = records_behind(tmp_path, "tiny", "dpo", *key)
+    assert [one.value for one in behind] == [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, None, None]
+
+
+def test_an_unknown_judge_and_uneven_seeds_of_one_are_refused(tmp_path: Path) -> None:
+    write(tmp_path)
+    with pytest.raises(DrirlError, match="none has been run"):
+        collect(tmp_path, ["tiny"], ["dpo"], [0, 1], judges=["refusal-prefix-1"])
+    judge_again(tmp_path, "dpo", [1.0], seeds=(0,))
+    with pytest.raises(DrirlError, match="did you mean 'refusal-prefix-1'"):
+        collect(tmp_path, ["tiny"], ["dpo"], [0, 1], judges=["refusal-prefx-1"])
+    with pytest.raises(DrirlError, match="judge/refusal-prefix-1/tiny/dpo: seeds"):
+        collect(tmp_path, ["tiny"], ["dpo"], [0, 1], judges=["refusal-prefix-1"])
