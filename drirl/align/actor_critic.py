@@ -125,8 +125,9 @@ class ActorCriticTrainer(ScaledGRPOTrainer):
             rewards.scatter_add_(1, last.clamp(min=0), batch.rewards[:, None].nan_to_num(0.0).to(rewards))
             advantages, returns = self.estimate(rewards, values, mask)
         output["returns"], output["old_values"] = returns, values
-        tokens = self.accelerator.reduce(mask.sum(), reduction="sum") / self.accelerator.num_processes
-        self._tokens = float(tokens) / self.args.steps_per_generation
+        arguments: Any = self.args
+        parts = self.accelerator.num_processes * arguments.steps_per_generation
+        self._tokens = float(self.accelerator.reduce(mask.sum(), reduction="sum")) / parts
         kl = torch.exp(-log_ratio) + log_ratio - 1.0  # the estimator that GRPO logs
         self.log_value("kl", float((kl * mask).sum() / mask.sum().clamp(min=1)))
         spread = ((returns - returns[mask.bool()].mean())[mask.bool()] ** 2).mean().clamp(min=1e-8)
