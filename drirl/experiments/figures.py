@@ -74,7 +74,12 @@ def draw_curves(
 ) -> Path:
     """Draw one panel per quantity: a line per name through its (x, y) points."""
     names = list(dict.fromkeys(name for _, lines in panels for name in lines))
-    dashes: tuple[Any, ...] = ("-", "--", ":", "-.")
+    dashes, colours = ("-", "--", ":", "-."), house._COLOURS
+
+    def look(index: int) -> dict[str, Any]:
+        turn = index // len(colours) if len(names) > len(colours) else index
+        return {"color": colours[index % len(colours)], "linestyle": dashes[turn % len(dashes)]}
+
     with mpl.rc_context(house._STYLE):
         figure = Figure(figsize=(1 + 3.1 * max(1, len(panels)), 3.4), layout="constrained")
         grid = figure.subplots(1, max(1, len(panels)), squeeze=False)[0]
@@ -85,26 +90,14 @@ def draw_curves(
                     axes.plot(
                         [x for x, _ in points],
                         [y for _, y in points],
-                        color=house._COLOURS[index % len(house._COLOURS)],
-                        linestyle=dashes[index // len(house._COLOURS) % len(dashes)]
-                        if len(names) > len(house._COLOURS)
-                        else dashes[index % len(dashes)],
+                        **look(index),
                         linewidth=1.3,
                     )
             axes.set_title(title)
             axes.set_xlabel(across)
         from matplotlib.lines import Line2D
 
-        handles = [
-            Line2D(
-                [],
-                [],
-                label=name,
-                color=house._COLOURS[index % len(house._COLOURS)],
-                linestyle=dashes[index % len(dashes)],
-            )
-            for index, name in enumerate(names)
-        ]
+        handles = [Line2D([], [], label=name, **look(index)) for index, name in enumerate(names)]
         if handles:
             figure.legend(
                 handles=handles, loc="outside lower center", ncols=min(4, len(handles)), frameon=False,

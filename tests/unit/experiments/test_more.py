@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +281,11 @@ def test_the_page_names_the_chosen_cell_and_what_is_missing(plan: Plan, tmp_path
         write_jsonl(out / "evaluate" / cell.model / cell.method / "items.jsonl", items)
         write_json(out / "cell.json", {"error": "", "hash": "x"})
     section = tuning_grid(found, tmp_path)
+    assert (tmp_path / "q14_rates.png").is_file()
+    sft = next(line for line in section.text.splitlines() if line.startswith("| `sft`"))
+    low, high = (float(v) for v in re.findall(r"90 \[(\d+), (\d+)\]", sft)[0])
+    assert low < 90 < high <= 100
+    assert "direct 10 prompts of 10 intents" in section.text
     assert "+1.00" in section.answers["tau"]
     assert "first before: sft; after: sft" in section.answers["tau"]
     rows = [
