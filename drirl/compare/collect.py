@@ -21,6 +21,7 @@ from drirl.errors import DrirlError, nearest
 from drirl.records import EvalItem, RunRecord, read_json, read_jsonl
 
 __all__ = [
+    "Group",
     "Item",
     "Key",
     "Records",
@@ -29,8 +30,10 @@ __all__ = [
     "finite",
     "has",
     "mean_of_seeds",
+    "one_judge",
     "parse_metric",
     "pool",
+    "read_groups",
     "read_items",
     "select",
     "slices",
@@ -38,6 +41,9 @@ __all__ = [
 
 Key = tuple[str, str]
 """(benchmark, metric)."""
+
+Group = dict[tuple[str, int], EvalItem]
+"""Records of one metric by (prompt, seed)."""
 
 SLICED_BY = ("level", "category", "novelty")
 _METRIC = re.compile(r"^(?P<name>[^\[\]]+)(\[(?P<field>level|category|novelty)=(?P<value>.*)\])?$")
@@ -196,21 +202,15 @@ def _read_cell(folder: Path, model: str, method: str) -> dict[Key, Scores]:
     recorded: dict[Key, list[RunRecord]] = {}
     for run in runs:
         recorded.setdefault((run.benchmark, run.metric), []).append(run)
-    grouped: dict[Key, dict[tuple[str, int], EvalItem]] = {}
     path = folder / "items.jsonl"
-    for item in read_items(path):
-        if (item.model, item.method) != (model, method):
-            raise DrirlError(
-                f"{path}: a record of {item.model}/{item.method} in the folder of {model}/{method}; "
-                "rerun the stage evaluate of this cell"
-            )
-        group = grouped.setdefault((item.benchmark, item.metric), {})
-        if (item.item_id, item.seed) in group:
-            raise DrirlError(
-                f"{path}: item '{item.item_id}' of {item.benchmark}, {item.metric}, seed {item.seed} "
-                "is there twice; rerun the stage evaluate of this cell"
-            )
-        group[item.item_id, item.seed] = item
+    grouped = read_groups(path)
+    for group in grouped.values():
+        for item in group.values():
+            if (item.model, item.method) != (model, method):
+                raise DrirlError(
+                    f"{path}: a record of {item.model}/{item.method} in the folder of {model}/{method}; "
+                    "rerun the stage evaluate of this cell"
+                )
     if not grouped:
         raise DrirlError(f"{path}: no records in it; rerun the stage evaluate of {model}/{method}")
     cell: dict[Key, Scores] = {}
@@ -219,17 +219,12 @@ def _read_cell(folder: Path, model: str, method: str) -> dict[Key, Scores]:
             raise DrirlError(
                 f"{folder / 'runs.jsonl'}: no run record for {key[0]}, {key[1]}, which has items"
             )
-        judges = sorted({item.judge for item in group.values()})
-        if len(judges) > 1:
-            raise DrirlError(
-                f"{path}: {key[0]}, {key[1]} was judged by {' and by '.join(map(repr, judges))}; judges do "
-                f"not mix in one score, so rerun the stage evaluate of {model}/{method}"
-            )
+        judge = one_judge(path, key, group)
         scores = _matrix(model, method, key, recorded[key][-1].higher_is_better, group)
         version, decode = _measured(folder, key, recorded[key])
         cell[key] = replace(
             scores,
-            judge=judges[0],
+            judge=judge,
             template_hash=_joined(run.template_hash for run in recorded[key]),
             task_version=version,
             decode=decode,
@@ -249,6 +244,35 @@ def _measured(folder: Path, key: Key, runs: Sequence[RunRecord]) -> tuple[str, s
                 "they do not mix in one score, so rerun the stage evaluate of this cell"
             )
     return versions[0], decodings[0]
+
+
+def read_groups(path: Path) -> dict[Key, Group]:
+    """Read per-prompt records by (benchmark, metric), then by (prompt, seed).
+
+    Raises:
+        DrirlError: missing file, malformed records, a record twice.
+    """
+    groups: dict[Key, Group] = {}
+    for item in read_items(path):
+        group = groups.setdefault((item.benchmark, item.metric), {})
+        if (item.item_id, item.seed) in group:
+            raise DrirlError(
+                f"{path}: item '{item.item_id}' of {item.benchmark}, {item.metric}, seed {item.seed} is "
+                "there twice; evaluate this policy again (stage evaluate)"
+            )
+        group[item.item_id, item.seed] = item
+    return groups
+
+
+def one_judge(path: Path, key: Key, group: Group) -> str:
+    """Return the judge of a group's scores, or raise a DrirlError if there are several."""
+    judges = sorted({item.judge for item in group.values()})
+    if len(judges) > 1:
+        raise DrirlError(
+            f"{path}: {key[0]}, {key[1]} was judged by {' and by '.join(map(repr, judges))}; judges do not "
+            "mix in one score: evaluate this policy again (stage evaluate)"
+        )
+    return judges[0]
 
 
 def read_items(path: Path) -> list[EvalItem]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from drirl.compare.collect import SLICED_BY, has, mean_of_seeds, read_items
+from drirl.compare.collect import SLICED_BY, Group, has, mean_of_seeds, one_judge, read_groups
 from drirl.compare.names import CATEGORIES, POOLED, category_name, code, escape
 from drirl.compare.significance import mcnemar_of_counts
 from drirl.compare.tables import number, write_csv
@@ -308,7 +308,7 @@ def _compare(
     diff: Diff, mine: Cell, theirs: Cell, first: Path, second: Path, benchmarks: Sequence[str] | None
 ) -> set[str]:
     """Add what two policies differ in; return the names of the benchmarks that either has."""
-    sides = [_grouped(folder / "items.jsonl") for folder in (first, second)]
+    sides = [read_groups(folder / "items.jsonl") for folder in (first, second)]
     seen = {key[0] for side in sides for key in side}
     model, method = (a if a == b else f"{a} / {b}" for a, b in zip(mine, theirs, strict=True))
     label = f"{model}/{method}"
@@ -320,7 +320,10 @@ def _compare(
         if key not in sides[0] or key not in sides[1]:
             diff.missing.append(f"{name}: only in {diff.names[0 if key in sides[0] else 1]}")
             continue
-        judges = [_judge(folder, key, side[key]) for folder, side in zip((first, second), sides, strict=True)]
+        judges = [
+            one_judge(folder / "items.jsonl", key, side[key])
+            for folder, side in zip((first, second), sides, strict=True)
+        ]
         pairs = _pairs(sides[0][key], sides[1][key])
         seeds = [sorted({seed for _, seed in side[key]}) for side in sides]
         for side, own, where in zip(sides, seeds, diff.names, strict=True):
@@ -346,32 +349,7 @@ def _compare(
     return seen
 
 
-Group = dict[tuple[str, int], EvalItem]
 Pairs = Sequence[tuple[EvalItem, EvalItem]]
-
-
-def _grouped(file: Path) -> dict[tuple[str, str], Group]:
-    groups: dict[tuple[str, str], Group] = {}
-    for item in read_items(file):
-        group = groups.setdefault((item.benchmark, item.metric), {})
-        if (item.item_id, item.seed) in group:
-            raise DrirlError(
-                f"{file}: item '{item.item_id}' of {item.benchmark}, {item.metric}, seed {item.seed} "
-                "is there twice; evaluate this policy again"
-            )
-        group[item.item_id, item.seed] = item
-    return groups
-
-
-def _judge(folder: Path, key: tuple[str, str], group: Group) -> str:
-    judges = sorted({item.judge for item in group.values()})
-    if len(judges) > 1:
-        raise DrirlError(
-            f"{folder / 'items.jsonl'}: {key[0]}, {key[1]} was judged by "
-            f"{' and by '.join(map(repr, judges))}; judges do not mix in one score, so evaluate this policy "
-            "again"
-        )
-    return judges[0]
 
 
 def _pairs(first: Group, second: Group) -> list[tuple[EvalItem, EvalItem]]:
