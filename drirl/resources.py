@@ -36,16 +36,21 @@ class Meter:
             "trained_tokens": self.trained_tokens,
         }
 
-    def write(self, out: Path, **extra: Any) -> None:
-        """Write counts, wall seconds and peak resident memory (bytes) under ``out/cost``."""
+    def write(self, out: Path, *, since_cpu_s: float = 0.0, **extra: Any) -> dict[str, Any]:
+        """Write counts, wall seconds and peak resident memory (bytes) under ``out/cost``; return them.
+
+        Args:
+            since_cpu_s: CPU seconds of this process that belong to other work before.
+        """
         usage = resource.getrusage(resource.RUSAGE_SELF)
         value = {
             "stage": self.stage,
             "name": self.name,
             "wall_s": round(time.perf_counter() - self.started, 3),
-            "cpu_s": round(usage.ru_utime + usage.ru_stime, 3),
+            "cpu_s": round(usage.ru_utime + usage.ru_stime - since_cpu_s, 3),
             "peak_rss_bytes": usage.ru_maxrss * 1024,
             **self.counts(),
             **extra,
         }
         write_json(Path(out) / "cost" / self.stage / f"{self.name.replace('/', '__')}.json", value)
+        return value

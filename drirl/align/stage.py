@@ -13,7 +13,7 @@ import importlib.metadata
 import json
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from drirl.parallel import map_processes
 from drirl.records import Demo, Prompt, atomic_dir, read_json, read_jsonl, write_json
 from drirl.resources import Meter
 
-__all__ = ["Job", "run", "train_seed"]
+__all__ = ["Job", "jobs_of", "run", "train_seed", "unfinished"]
 
 _PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "tokenizers")
 
@@ -65,9 +65,33 @@ def run(params: Params, *, model: str, method: str) -> None:
         DrirlError: an input is missing or malformed, or a seed failed; finished seeds stay.
     """
     meter = Meter("align", f"{model}/{method}")
-    folder = project_root() / "baselines"
+    jobs = jobs_of(params, model=model, method=method)
+    todo = unfinished(jobs)
+    preload = find_method(method, jobs[0].baselines).preload if jobs else ()
+    map_processes(train_seed, todo, workers=params.run.workers, threads=params.run.threads, preload=preload)
+    meter.write(params.run.out, seeds=len(todo), kept=len(jobs) - len(todo))
+
+
+def jobs_of(
+    params: Params,
+    *,
+    model: str,
+    method: str,
+    values: dict[str, Any] | None = None,
+    folder: Path | None = None,
+) -> list[Job]:
+    """Return what trains the seeds of a cell.
+
+    Args:
+        values: settings of the method, checked by its ``Config``; default: its section of the params.
+        folder: where the method's file is; default: ``baselines/``.
+    Raises:
+        DrirlError: unknown method or setting, or a missing input.
+    """
+    folder = project_root() / "baselines" if folder is None else folder
+    values = params.align.methods[method] if values is None else values
     found = find_method(method, folder)
-    config = parse_config(found, params.align.methods[method])
+    config = parse_config(found, values)
     path, revision = policy_path(params.run.out, model)
     shared: dict[str, Any] = {
         "model": model,
@@ -81,12 +105,12 @@ def run(params: Params, *, model: str, method: str) -> None:
         "code": _code_hash(folder / f"{method}.py"),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
-    jobs = [
+    return [
         Job(
             model=model,
             method=method,
             seed=seed,
-            values=params.align.methods[method],
+            values=values,
             shared=params.align.shared,
             encoder=params.data.encoder,
             out=params.run.out,
@@ -100,18 +124,20 @@ def run(params: Params, *, model: str, method: str) -> None:
         )
         for seed in params.run.seeds
     ]
-    _discard_strangers(params.run.out / "align" / model / method, {job.folder.name for job in jobs})
+
+
+def unfinished(jobs: Sequence[Job]) -> list[Job]:
+    """Return the jobs whose results are not there, saying which are; drop folders no job will fill."""
+    for cell in sorted({job.folder.parent for job in jobs}):
+        _discard_strangers(cell, {job.folder.name for job in jobs if job.folder.parent == cell})
     todo = [job for job in jobs if not _finished(job)]
     for job in jobs:
         if job not in todo:
             print(
-                f"align {model} {method} seed {job.seed}: kept, nothing it depends on changed",
+                f"align {job.model} {job.method} seed {job.seed}: kept, nothing it depends on changed",
                 file=sys.stderr,
             )
-    map_processes(
-        train_seed, todo, workers=params.run.workers, threads=params.run.threads, preload=found.preload
-    )
-    meter.write(params.run.out, seeds=len(todo), kept=len(jobs) - len(todo))
+    return todo
 
 
 def train_seed(job: Job) -> None:

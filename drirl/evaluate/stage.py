@@ -21,7 +21,18 @@ if TYPE_CHECKING:
     from drirl.evaluate.harness import Tasks
     from drirl.resources import Meter
 
-__all__ = ["evaluate_paths", "names_of", "record_config", "run", "summarise", "write_records"]
+__all__ = [
+    "PRELOAD",
+    "Job",
+    "evaluate_paths",
+    "jobs_of",
+    "names_of",
+    "record_config",
+    "run",
+    "score",
+    "summarise",
+    "write_records",
+]
 
 PRELOAD = ("drirl.evaluate.harness", "drirl.models", "drirl.reward.bank")
 UNTRAINED = "base"
@@ -29,7 +40,7 @@ UNTRAINED = "base"
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """One policy to score; picklable."""
 
     model: str
@@ -58,9 +69,9 @@ def run(params: Params, model: str, method: str) -> None:
     """
     from drirl.parallel import map_processes
 
-    jobs = _jobs(params, model, method)
+    jobs = jobs_of(params, model, method)
     results = map_processes(
-        _score, jobs, workers=params.run.workers, threads=params.run.threads, preload=PRELOAD
+        score, jobs, workers=params.run.workers, threads=params.run.threads, preload=PRELOAD
     )
     write_records(params.run.out / "evaluate" / model / method, results)
 
@@ -87,7 +98,7 @@ def evaluate_paths(
     loaded = load_tasks(settings, benchmarks=benchmarks, out=params.run.out, data_root=params.data.root)
     for model, name in zip(models, names):
         path, _, revision = model.partition("@") if not Path(model).exists() else (model, "", "")
-        job = _Job(
+        job = Job(
             model=name,
             method="external",
             seed=0,
@@ -106,7 +117,7 @@ def evaluate_paths(
             cost=False,
         )
         folder = output if len(models) == 1 else output / name
-        write_records(folder, [_score(job, loaded)])
+        write_records(folder, [score(job, loaded)])
         yield folder
 
 
@@ -142,7 +153,8 @@ def summarise(runs: Sequence[RunRecord]) -> dict[str, dict[str, float]]:
     }
 
 
-def _jobs(params: Params, model: str, method: str) -> list[_Job]:
+def jobs_of(params: Params, model: str, method: str) -> list[Job]:
+    """Return what scores the seeds of a cell; raises as :func:`run`, but for what scoring raises."""
     from drirl.base.location import policy_path
 
     out = params.run.out
@@ -161,7 +173,7 @@ def _jobs(params: Params, model: str, method: str) -> list[_Job]:
                 raise DrirlError(f"{folder}: no policy there; run 'dvc repro' for align of {model}/{method}")
             policies.append((seed, str(folder), None))
     return [
-        _Job(
+        Job(
             model=model,
             method=method,
             seed=seed,
@@ -200,7 +212,7 @@ def record_config(params: Params, settings: EvaluateSettings, method: str | None
     return config
 
 
-def _score(job: _Job, tasks: Tasks | None = None) -> tuple[list[EvalItem], list[RunRecord]]:
+def score(job: Job, tasks: Tasks | None = None) -> tuple[list[EvalItem], list[RunRecord]]:
     """Load one policy, score it, note what it cost; runs in a process of its own."""
     import sys
 
@@ -240,7 +252,7 @@ def _score(job: _Job, tasks: Tasks | None = None) -> tuple[list[EvalItem], list[
     return scored.items, scored.runs
 
 
-def _identity(job: _Job, policy: Any) -> tuple[str, bool]:
+def _identity(job: Job, policy: Any) -> tuple[str, bool]:
     """Return the hash that records name the policy by, and whether it covers all of the policy's content."""
     from drirl.models import policy_hash
 

@@ -80,5 +80,5 @@ def score(params: Params, model: str, method: str) -> None:
     """
     from drirl.evaluate import stage as evaluate
 
-    results = [evaluate._score(job) for job in evaluate._jobs(params, model, method)]
+    results = [evaluate.score(job) for job in evaluate.jobs_of(params, model, method)]
     evaluate.write_records(params.run.out / "evaluate" / model / method, results)

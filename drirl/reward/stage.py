@@ -5,6 +5,7 @@ them.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,22 @@ from drirl.config import Params
 from drirl.records import BENIGN, write_json, write_jsonl
 from drirl.reward.settings import RewardSettings
 
-__all__ = ["run"]
+__all__ = ["Job", "jobs_of", "run", "run_jobs"]
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
+    """The rewards of one base model; plain values, so that it travels to another process.
+
+    ``static``: learn the static reward too.
+    """
+
     model: str
     out: Path
     settings: RewardSettings
     seed: int
     device: str
-    threads: int
+    static: bool = True
 
 
 def run(params: Params) -> None:
@@ -34,24 +40,34 @@ def run(params: Params) -> None:
     Raises:
         DrirlError: missing or malformed data or policy, a category without a prompt, a fit that diverged.
     """
-    from drirl.parallel import map_processes
+    run_jobs(jobs_of(params), workers=params.run.workers, threads=params.run.threads)
 
-    jobs = [
-        _Job(model, params.run.out, params.reward, params.run.seed, params.run.device, params.run.threads)
+
+def jobs_of(params: Params, *, static: bool = True) -> list[Job]:
+    """Return a job per base model; without ``static`` there is no static reward, nor a report on it."""
+    return [
+        Job(model, params.run.out, params.reward, params.run.seed, params.run.device, static)
         for model in params.run.models
     ]
+
+
+def run_jobs(jobs: Sequence[Job], *, workers: int, threads: int) -> None:
+    """Run jobs side by side as processes, ``workers`` (0: all) at a time; raises as :func:`run`."""
+    from drirl.parallel import map_processes
+
     map_processes(
         _run_model,
         jobs,
-        workers=params.run.workers,
-        threads=params.run.threads,
+        workers=workers,
+        threads=threads,
         preload=("torch", "transformers", "drirl.reward.irl", "drirl.reward.report"),
     )
 
 
-def _run_model(job: _Job) -> None:
+def _run_model(job: Job) -> None:
     from drirl.base.location import policy_path
     from drirl.models import resolve_device, seed_everything
+    from drirl.resources import Meter
     from drirl.reward.bank import ALL, RewardBank
     from drirl.reward.implicit import ImplicitBank, SelfPlay, implicit_settings
     from drirl.reward.irl import learn
@@ -62,7 +78,7 @@ def _run_model(job: _Job) -> None:
     from drirl.reward.static import learn_static
 
     settings, seed = job.settings, job.seed
-    meter = _meter(job)
+    meter = Meter("reward", job.model)
     seed_everything(seed)
     device = resolve_device(job.device)
     path, revision = policy_path(job.out, job.model)
@@ -93,57 +109,53 @@ def _run_model(job: _Job) -> None:
         outcome = learn(bank, SelfPlay(bank, policy), train, val, own, seed=seed, progress=progress)
     else:
         outcome = learn(bank, policy, train, val, settings, seed=seed, progress=progress)
-    progress("static reward")
-    static = RewardBank.from_policy(
-        path, [ALL], device=device, revision=revision, input_mode=settings.input_mode
-    )
-    static_log = learn_static(
-        static, train, outcome.samples[0], val, outcome.val_samples[0], settings, seed=seed + 50_000
-    )
     progress("held-out report")
     policies: list[tuple[str, Any]] = [("sample", outcome.policies[0])]
     if len(outcome.policies) > 1:
         policies.append(("updated", outcome.policies[-1]))
     held = draw_held_out(held_items, policies, settings, seed + 90_000)
     reports = [held_out_report(snapshot, held, settings, seed) for snapshot in outcome.snapshots]
-    static_report = held_out_report(static, held, settings, seed)
     progress("category rewards, held-out pairwise accuracy (n)\n" + table(reports[-1]))
 
     folder = job.out / "reward" / job.model
     records = _records(job, bank, reports[-1])
     bank.info |= {"model": job.model, "irl_iter": settings.iterations - 1, "records": records}
-    static.info |= {"model": job.model, "irl_iter": 0}
     bank.save(folder / "irl")
-    static.save(folder / "static")
     write_jsonl(folder / "pairs.jsonl", outcome.pairs)
-    write_json(
-        folder / "report.json",
-        {
-            "model": job.model,
-            "split": settings.report_split,
-            "settings": settings.model_dump(mode="json"),
-            "iterations": [
-                {"iteration": t, "policy": outcome.policies[t].name, "fit": asdict(outcome.logs[t]), **report}
-                for t, report in enumerate(reports)
-            ],
-            "static": {"fit": asdict(static_log), **static_report},
-        },
-    )
-    meter.updates = sum(log.steps for log in outcome.logs) + static_log.steps
-    meter.trained_tokens = sum(log.tokens for log in outcome.logs) + static_log.tokens
+    report: dict[str, Any] = {
+        "model": job.model,
+        "split": settings.report_split,
+        "settings": settings.model_dump(mode="json"),
+        "iterations": [
+            {"iteration": t, "policy": outcome.policies[t].name, "fit": asdict(outcome.logs[t]), **found}
+            for t, found in enumerate(reports)
+        ],
+    }
+    meter.updates = sum(log.steps for log in outcome.logs)
+    meter.trained_tokens = sum(log.tokens for log in outcome.logs)
     for moved in {id(p): p for p in outcome.policies}.values():
         meter.updates += getattr(moved, "updates", 0)
         meter.generated_tokens += getattr(moved, "generated_tokens", 0)
-    meter.write(job.out)
+    cpu_s = meter.write(job.out)["cpu_s"]
+
+    if job.static:
+        progress("static reward")
+        meter = Meter("reward", f"static/{job.model}")
+        static = RewardBank.from_policy(
+            path, [ALL], device=device, revision=revision, input_mode=settings.input_mode
+        )
+        static_log = learn_static(
+            static, train, outcome.samples[0], val, outcome.val_samples[0], settings, seed=seed + 50_000
+        )
+        report["static"] = {"fit": asdict(static_log), **held_out_report(static, held, settings, seed)}
+        static.info |= {"model": job.model, "irl_iter": 0}
+        static.save(folder / "static")
+        meter.updates, meter.trained_tokens = static_log.steps, static_log.tokens
+        meter.write(job.out, since_cpu_s=cpu_s)
+    write_json(folder / "report.json", report)
 
 
-def _meter(job: _Job) -> Any:
-    from drirl.resources import Meter
-
-    return Meter("reward", job.model)
-
-
-def _records(job: _Job, bank: Any, report: dict[str, Any]) -> list[dict[str, Any]]:
+def _records(job: Job, bank: Any, report: dict[str, Any]) -> list[dict[str, Any]]:
     """Return one reward-model record per head, as plain values."""
     from drirl.records import RewardModelRecord
 
