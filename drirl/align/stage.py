@@ -28,7 +28,16 @@ from drirl.parallel import map_processes
 from drirl.records import Demo, Prompt, atomic_dir, read_json, read_jsonl, write_json
 from drirl.resources import Meter
 
-__all__ = ["Job", "jobs_of", "run", "train_seed", "unfinished"]
+__all__ = [
+    "Job",
+    "hash_files",
+    "hash_folder",
+    "hash_json",
+    "jobs_of",
+    "run",
+    "train_seed",
+    "unfinished",
+]
 
 _PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "tokenizers")
 
@@ -120,7 +129,7 @@ def jobs_of(
             pointed=(params.run.out / "base" / model / POINTER).is_file(),
             device=params.run.device,
             dtype=params.run.dtype,
-            config_hash=_hash_json({**shared, "seed": seed}),
+            config_hash=hash_json({**shared, "seed": seed}),
         )
         for seed in params.run.seeds
     ]
@@ -228,13 +237,13 @@ def _input_hashes(
     params: Params, model: str, method: Method, path: str, revision: str | None
 ) -> dict[str, str]:
     data = params.run.out / "data"
-    hashes = {"prompts": _hash_files([data / "prompts.jsonl"]), "demos": _hash_files([data / "demos.jsonl"])}
+    hashes = {"prompts": hash_files([data / "prompts.jsonl"]), "demos": hash_files([data / "demos.jsonl"])}
     if (data / HALVES_FILE).is_file():
-        hashes["halves"] = _hash_files([data / HALVES_FILE])
+        hashes["halves"] = hash_files([data / HALVES_FILE])
     folder = Path(path)
-    hashes["policy"] = _hash_folder(folder) if folder.is_dir() else f"{path}@{revision}"
+    hashes["policy"] = hash_folder(folder) if folder.is_dir() else f"{path}@{revision}"
     for name in method.uses:
-        hashes[name] = _hash_folder(params.run.out / "reward" / model / name)
+        hashes[name] = hash_folder(params.run.out / "reward" / model / name)
     return hashes
 
 
@@ -245,16 +254,18 @@ def _code_hash(method_file: Path) -> str:
     sources = [method_file, *(package / f"{name}.py" for name in names)]
     for room in ("align", "hardness"):
         sources += sorted((package / room).glob("*.py"))
-    return _hash_files(sources)
+    return hash_files(sources)
 
 
-def _hash_folder(folder: Path) -> str:
+def hash_folder(folder: Path) -> str:
+    """Return a hash of the files below a folder, logs apart, or raise a DrirlError if there is none."""
     if not folder.is_dir():
         raise DrirlError(f"{folder}: no such folder; run the stage that writes it ('dvc repro')")
-    return _hash_files(sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "log.jsonl"))
+    return hash_files(sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "log.jsonl"))
 
 
-def _hash_files(files: Iterable[Path]) -> str:
+def hash_files(files: Iterable[Path]) -> str:
+    """Return a hash of the names and contents of files, or raise a DrirlError if one is missing."""
     digest = hashlib.sha256()
     for file in files:
         if not file.is_file():
@@ -264,5 +275,6 @@ def _hash_files(files: Iterable[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _hash_json(value: Any) -> str:
+def hash_json(value: Any) -> str:
+    """Return a hash of a value of plain types."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -15,13 +15,17 @@ import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from drirl.config import Params
 from drirl.errors import DrirlError
 from drirl.experiments.plan import ARMS, Grid, Plan, overlay
 from drirl.records import EvalItem, read_json, read_jsonl, write_json
+
+if TYPE_CHECKING:
+    from drirl.align.stage import Job
 
 __all__ = ["Cell", "cell_name", "cells", "kendall_tau", "read_scores", "run_grid", "score_of", "select"]
 
@@ -96,11 +100,13 @@ def _value(params: Params, key: str, method: str) -> float:
 def run_grid(plan: Plan) -> None:
     """Train and score the cells that are not there yet under ``out/arms/grid``.
 
+    A policy that the headline or an arm trained with the same settings, inputs and code is scored as it is.
+
     Raises:
         DrirlError: as :func:`cells`, or a missing input; finished cells stay.
     """
     from drirl.experiments.jobs import PRELOAD
-    from drirl.experiments.run import _link, _links
+    from drirl.experiments.run import _link, _links, _workers
     from drirl.parallel import map_processes
 
     found = cells(plan)
@@ -112,9 +118,9 @@ def run_grid(plan: Plan) -> None:
     for cell in found:
         _links(plan, cell.params.run.out, data=None)
         _link(plan.reward_out(None) / "reward", cell.params.run.out / "reward")
-    run = plan.params.run
-    workers = run.workers or max(1, (os.cpu_count() or 1) // run.threads)
-    map_processes(_cell, found, workers=workers, threads=run.threads, preload=PRELOAD)
+    map_processes(
+        _cell, found, workers=_workers(plan), threads=plan.params.run.threads, preload=PRELOAD
+    )
     for cell in found:
         for name in ("data", "base", "reward", "cache"):
             (cell.params.run.out / name).unlink(missing_ok=True)
@@ -123,35 +129,36 @@ def run_grid(plan: Plan) -> None:
 
 def _cell(cell: Cell) -> None:
     from drirl.align import stage as align
-    from drirl.experiments.jobs import align_jobs, score
+    from drirl.experiments.jobs import score_cell, train
 
     out = cell.params.run.out
-    os.environ["DRIRL_OUT"] = str(out)
-    values = cell.params.align.methods[cell.method]
-    (job,) = align_jobs(cell.params, cell.model, cell.method, values, cell.baselines)
-    wanted = align._hash_json(
+    (job,) = align.jobs_of(cell.params, model=cell.model, method=cell.method, folder=cell.baselines)
+    wanted = align.hash_json(
         {
             "align": job.config_hash,
             "evaluate": cell.params.evaluate.model_dump(mode="json"),
-            "code": align._hash_folder(cell.benchmarks)
-            + align._hash_files(sorted((Path(align.__file__).parents[1] / "evaluate").glob("*.py"))),
+            "code": align.hash_folder(cell.benchmarks)
+            + align.hash_files(sorted((Path(align.__file__).parents[1] / "evaluate").glob("*.py"))),
         }
     )
     record = out / "cell.json"
     if record.is_file() and read_json(record).get("hash") == wanted:
         return
-    for name in ("align", "evaluate"):
-        shutil.rmtree(out / name, ignore_errors=True)
+    _clear(out)
     record.unlink(missing_ok=True)
     try:
-        align.train_seed(job)
-        score(cell.params, cell.model, cell.method)
-        shutil.rmtree(job.folder / "policy")
+        known = _trained(cell, job)
+        if known is None:
+            train(job)
+        else:
+            job.folder.parent.mkdir(parents=True)
+            job.folder.symlink_to(os.path.relpath(known.resolve(), job.folder.parent.resolve()))
+        score_cell(cell.params, cell.model, cell.method)
         error = ""
     except DrirlError as problem:  # a setting of the grid may diverge: that is a result
         error = str(problem).splitlines()[0].replace(str(out), "out")
-        for name in ("align", "evaluate"):
-            shutil.rmtree(out / name, ignore_errors=True)
+        _clear(out)
+    shutil.rmtree(out / "align", ignore_errors=True)
     write_json(
         record,
         {
@@ -163,6 +170,26 @@ def _cell(cell: Cell) -> None:
             "hash": wanted,
         },
     )
+
+
+def _trained(cell: Cell, job: Job) -> Path | None:
+    """Return the folder of the same seed in the headline or in the arm of the method's name, if it is there.
+
+    The same: its record names the hash of exactly these settings, inputs and code.
+    """
+    arms = cell.params.run.out.parents[1]
+    for out in (arms.parent, arms / cell.method):
+        folder = replace(job, out=out).folder
+        record = folder / "run.json"
+        if record.is_file() and read_json(record).get("config_hash") == job.config_hash:
+            return folder
+    return None
+
+
+def _clear(out: Path) -> None:
+    """Remove what an interrupted run left; links in it go, what they point to stays."""
+    for name in ("align", "evaluate"):
+        shutil.rmtree(out / name, ignore_errors=True)
 
 
 # -------------------------------------------------------------------------------------------- what it says

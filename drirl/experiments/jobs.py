@@ -1,22 +1,22 @@
-"""Train and score single policies inside a worker process, with the functions of the headline's stages.
+"""Cells of arms and single policies, with the functions of the headline's stages.
 
-The stages ``align`` and ``evaluate`` start a process per seed. Many small cells side by side (question
-14) or a method file of another folder (question 7) need the step below that: one policy, in the process
-that asks.
+The stages ``align`` and ``evaluate`` take one cell and start a process per seed. Many cells side by side
+(arms, the grid of question 14) or a method file of another folder (question 7) need their parts.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from drirl.align import stage as align
-from drirl.align.interface import find_method, parse_config
-from drirl.align.stage import Job
-from drirl.base.location import POINTER, policy_path
 from drirl.config import Params
+from drirl.evaluate import stage as evaluate
 
-__all__ = ["PRELOAD", "align_jobs", "score"]
+__all__ = ["PRELOAD", "Cell", "score", "score_cell", "train"]
 
 PRELOAD = (
     "drirl.align.setup",
@@ -28,57 +28,38 @@ PRELOAD = (
 """Modules that every cell needs, imported once before the processes fork."""
 
 
-def align_jobs(params: Params, model: str, method: str, values: dict[str, Any], folder: Path) -> list[Job]:
-    """Return what trains the seeds of a cell, as :func:`drirl.align.stage.run` makes them.
+@dataclass(frozen=True)
+class Cell:
+    """An arm on one model: its params (``run.out`` is its own folder) and what trains its seeds, if anything."""
 
-    Args:
-        values: settings of the method, checked by its ``Config``.
-        folder: where the method's file is.
-    Raises:
-        DrirlError: unknown method or setting, or a missing input.
-    """
-    found = find_method(method, folder)
-    config = parse_config(found, values)
-    path, revision = policy_path(params.run.out, model)
-    shared = {
-        "model": model,
-        "method": method,
-        "config": config.model_dump(mode="json"),
-        "shared": params.align.shared.model_dump(mode="json"),
-        "encoder": params.data.encoder.model_dump(mode="json"),
-        "device": params.run.device,
-        "dtype": params.run.dtype,
-        "inputs": align._input_hashes(params, model, found, path, revision),
-        "code": align._code_hash(folder / f"{method}.py"),
-    }
-    return [
-        Job(
-            model=model,
-            method=method,
-            seed=seed,
-            values=values,
-            shared=params.align.shared,
-            encoder=params.data.encoder,
-            out=params.run.out,
-            baselines=folder,
-            policy=path,
-            revision=revision,
-            pointed=(params.run.out / "base" / model / POINTER).is_file(),
-            device=params.run.device,
-            dtype=params.run.dtype,
-            config_hash=align._hash_json({**shared, "seed": seed}),
-        )
-        for seed in params.run.seeds
-    ]
+    params: Params
+    model: str
+    method: str
+    jobs: Sequence[align.Job] = ()
+
+    @property
+    def folder(self) -> Path:
+        """Return where its records belong."""
+        return self.params.run.out / "evaluate" / self.model / self.method
 
 
-def score(params: Params, model: str, method: str) -> None:
+def train(job: align.Job) -> None:
+    """Train one seed in the process that asks."""
+    os.environ["DRIRL_OUT"] = str(job.out)
+    align.train_seed(job)
+
+
+def score(job: evaluate.Job) -> Any:
+    """Score one policy in the process that asks; return its items and runs."""
+    os.environ["DRIRL_OUT"] = str(job.out)
+    return evaluate.score(job)
+
+
+def score_cell(params: Params, model: str, method: str) -> None:
     """Score the seeds of a cell one after another in this process and write its records.
 
     Raises:
         DrirlError: as :func:`drirl.evaluate.stage.run`.
     """
-    from drirl.evaluate import stage as evaluate
-
-    results = [evaluate.score(job) for job in evaluate.jobs_of(params, model, method)]
+    results = [score(job) for job in evaluate.jobs_of(params, model, method)]
     evaluate.write_records(params.run.out / "evaluate" / model / method, results)

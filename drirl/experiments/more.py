@@ -1,50 +1,24 @@
-"""Run what is no plain training arm: other scorings of policies that are there, routed rewards."""
+"""What is no plain training arm: other scorings of policies that are there, attacks on them."""
 
 from __future__ import annotations
 
 import os
 
 from drirl.errors import DrirlError
+from drirl.experiments.jobs import Cell
 from drirl.experiments.plan import Plan, Resolved
 
-__all__ = ["run_any", "run_attacked", "run_rescored"]
+__all__ = ["rescored", "run_attacked"]
 
 
-def run_any(plan: Plan, name: str, model: str) -> None:
-    """Run an arm of any kind on one model.
-
-    Raises:
-        DrirlError: unknown arm or model, a missing input, or as the stages.
-    """
-    arm = plan.arm(name)
-    if arm.make == "rescore":
-        run_rescored(plan, name, model)
-    elif arm.make == "attack":
-        run_attacked(plan, name, model)
-    elif arm.make == "rerank":
-        from drirl.experiments.best_of import run_best_of
-
-        run_best_of(plan, arm.of, model)
-    elif arm.make == "route":
-        from drirl.experiments.routing import run_routed
-
-        run_routed(plan, name, model)
-    else:
-        from drirl.experiments.run import run_arm
-
-        run_arm(plan, name, model)
-
-
-def run_rescored(plan: Plan, name: str, model: str) -> None:
-    """Score the policies of another arm on the tasks of this one.
+def rescored(plan: Plan, name: str, model: str) -> Cell:
+    """Return the cell of an arm that scores the policies of another arm on its own tasks.
 
     Raises:
-        DrirlError: unknown model, the other arm has not run, or as the stage ``evaluate``.
+        DrirlError: unknown model, or the other arm has not run.
     """
-    from drirl.evaluate import stage as evaluate
-
     arm = _at_hand(plan, name, model)
-    evaluate.run(arm.params, model=model, method=arm.method)
+    return Cell(arm.params, model, arm.method)
 
 
 def run_attacked(plan: Plan, name: str, model: str) -> None:

@@ -7,11 +7,11 @@ Source: paper section 10, question 7.
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,10 @@ from drirl.errors import DrirlError
 from drirl.experiments.plan import Plan
 from drirl.records import Prompt, atomic_dir, read_json, read_jsonl, write_json, write_jsonl
 
-__all__ = ["FOLDS", "METHODS", "Routes", "folds_of", "make_routes", "run_routed"]
+if TYPE_CHECKING:
+    from drirl.experiments.jobs import Cell
+
+__all__ = ["FOLDS", "METHODS", "Routes", "folds_of", "make_routes", "routed"]
 
 FOLDS = 5
 METHODS = Path(__file__).parent / "methods"
@@ -139,16 +142,15 @@ def make_routes(plan: Plan) -> None:
         )
 
 
-def run_routed(plan: Plan, name: str, model: str) -> None:
-    """Train and score the seeds of a routed arm on one model.
+def routed(plan: Plan, name: str, model: str) -> Cell:
+    """Return the cell of a routed arm, its inputs linked.
 
     Raises:
-        DrirlError: a missing input, or as the stages.
+        DrirlError: unknown arm or model, or a missing input.
     """
-    from drirl.evaluate import stage as evaluate
-    from drirl.experiments.jobs import PRELOAD, align_jobs
+    from drirl.align import stage as align
+    from drirl.experiments.jobs import Cell
     from drirl.experiments.run import _known_model, _link, _links
-    from drirl.parallel import map_processes
 
     _known_model(plan, model)
     arm, declared = plan.resolve(name), plan.arm(name)
@@ -157,16 +159,8 @@ def run_routed(plan: Plan, name: str, model: str) -> None:
     if not (plan.out / "routes").is_dir():
         raise DrirlError(f"{plan.out / 'routes'}: not there yet; run the stage 'routes' first")
     _link(plan.out / "routes", arm.out / "routes")
-    os.environ["DRIRL_OUT"] = str(arm.out)
     values = {**arm.params.align.methods[arm.method], "routing": declared.mode}
-    jobs = align_jobs(arm.params, model, arm.method, values, METHODS)
-    map_processes(
-        _train, jobs, workers=arm.params.run.workers, threads=arm.params.run.threads, preload=PRELOAD
-    )
-    evaluate.run(arm.params, model=model, method=arm.method)
-
-
-def _train(job: Any) -> None:
-    from drirl.align.stage import train_seed
-
-    train_seed(job)
+    jobs = align.jobs_of(arm.params, model=model, method=arm.method, values=values, folder=METHODS)
+    routes = align.hash_folder(plan.out / "routes")
+    jobs = [replace(job, config_hash=f"{job.config_hash}-{routes}") for job in jobs]
+    return Cell(arm.params, model, arm.method, jobs)

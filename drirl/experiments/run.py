@@ -11,64 +11,101 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from drirl.config import Params
 from drirl.errors import DrirlError, nearest
 from drirl.experiments.plan import Plan
 
-__all__ = ["make_data", "make_rewards", "run_arm"]
+if TYPE_CHECKING:
+    from drirl.experiments.jobs import Cell
+
+__all__ = ["make_data", "make_rewards", "run_arms", "trained"]
 
 
-def make_data(plan: Plan, name: str) -> None:
-    """Build a data variant under ``out/arms/data-<name>/data``."""
+def make_data(plan: Plan, names: Sequence[str]) -> None:
+    """Build data variants, each under ``out/arms/data-<name>/data``."""
     from drirl.experiments.variants import build
 
-    variant = plan.data_variant(name)
-    build(plan.params.run.out / "data", plan.data_out(name) / "data", variant, plan.params.run.seed)
+    for name in names:
+        variant = plan.data_variant(name)
+        build(plan.params.run.out / "data", plan.data_out(name) / "data", variant, plan.params.run.seed)
 
 
 def make_rewards(plan: Plan, names: Sequence[str], models: Sequence[str] | None = None) -> None:
     """Learn reward variants, models and variants side by side, under ``out/arms/reward-<name>/reward``.
 
+    A variant has no static reward of its own: none of its arms asks for one.
+
     Raises:
         DrirlError: unknown name, or as :func:`drirl.reward.stage.run`.
     """
-    from drirl.parallel import map_processes
-
-    jobs = []
+    jobs: list[Any] = []
     for name in names:
         params = plan.reward_params(name)
         _links(plan, params.run.out, data=plan.reward_variant(name).data)
         if plan.reward_variant(name).make == "static":
             _static_links(plan, params.run.out)
             continue
+        from drirl.reward import stage
+
         chosen = list(models or plan.reward_models(name) or params.run.models)
         for model in chosen:
             _known_model(plan, model)
-        jobs.append(params.model_copy(update={"run": params.run.model_copy(update={"models": chosen})}))
-    cores = max(1, (os.cpu_count() or 1) // plan.params.run.threads)
-    side_by_side = plan.params.run.workers or max(
-        1, cores // max((len(j.run.models) for j in jobs), default=1)
-    )
-    if len(jobs) == 1:
-        _learn(jobs[0])
-    else:
-        map_processes(_learn, jobs, workers=side_by_side, threads=plan.params.run.threads)
+        run = params.run.model_copy(update={"models": chosen})
+        jobs += stage.jobs_of(params.model_copy(update={"run": run}), static=False)
+    if jobs:
+        stage.run_jobs(jobs, workers=_workers(plan), threads=plan.params.run.threads)
 
 
-def _learn(params: Params) -> None:
-    """Run the stage ``reward`` with a variant's params."""
-    from drirl.reward import stage
+def run_arms(plan: Plan, names: Sequence[str], models: Sequence[str] | None = None) -> None:
+    """Train and score the seeds of arms; all of them share one pool of processes.
 
-    stage.run(params)
+    Finished seeds are kept, and so are the scores of policies that are scored already.
 
-
-def run_arm(plan: Plan, name: str, model: str) -> None:
-    """Train and score the seeds of an arm on one model; finished seeds are kept.
-
+    Args:
+        names: arms of any kind but rerank; models: those that an experiment needs if None.
     Raises:
         DrirlError: unknown arm or model, a headline cell, a missing input, or as the stages.
     """
+    from drirl.align import stage as align
+    from drirl.evaluate import stage as evaluate
+    from drirl.experiments.jobs import PRELOAD, Cell, score, train
+    from drirl.experiments.more import rescored, run_attacked
+    from drirl.experiments.routing import routed
+    from drirl.parallel import map_processes
+
+    cells: list[Cell] = []
+    for name in names:
+        for model in models or plan.arm_models(name):
+            make = plan.arm(name).make
+            if make == "attack":
+                run_attacked(plan, name, model)
+            elif make == "rescore":
+                cells.append(rescored(plan, name, model))
+            else:
+                cells.append((routed if make == "route" else trained)(plan, name, model))
+    workers, threads = _workers(plan), plan.params.run.threads
+    todo = [job for cell in cells for job in align.unfinished(cell.jobs)]
+    map_processes(train, todo, workers=workers, threads=threads, preload=PRELOAD)
+    scoring = [evaluate.jobs_of(cell.params, cell.model, cell.method) for cell in cells]
+    results = iter(
+        map_processes(
+            score, [job for jobs in scoring for job in jobs], workers=workers, threads=threads, preload=PRELOAD
+        )
+    )
+    for cell, jobs in zip(cells, scoring, strict=True):
+        evaluate.write_records(cell.folder, [next(results) for _ in jobs])
+
+
+def trained(plan: Plan, name: str, model: str) -> Cell:
+    """Return the cell of an arm that trains, its inputs linked.
+
+    Raises:
+        DrirlError: unknown arm or model, a headline cell, or a missing input.
+    """
+    from drirl.align import stage as align
+    from drirl.experiments.jobs import Cell
+
     arm = plan.resolve(name)
     _known_model(plan, model)
     if arm.headline:
@@ -80,12 +117,15 @@ def run_arm(plan: Plan, name: str, model: str) -> None:
         make_rewards(plan, [declared.rewards])
     _links(plan, arm.out, data=declared.data)
     _link(plan.reward_out(declared.rewards) / "reward", arm.out / "reward")
-    from drirl.align import stage as align
-    from drirl.evaluate import stage as evaluate
+    return Cell(arm.params, model, arm.method, align.jobs_of(arm.params, model=model, method=arm.method))
 
-    os.environ["DRIRL_OUT"] = str(arm.out)
-    align.run(arm.params, model=model, method=arm.method)
-    evaluate.run(arm.params, model=model, method=arm.method)
+
+def _workers(plan: Plan) -> int:
+    """Return the processes at a time: ``run.workers``, or one more than there is room for on the cores.
+
+    The one more keeps the cores busy while others load, save, or have ended.
+    """
+    return plan.params.run.workers or (os.cpu_count() or 1) // plan.params.run.threads + 1
 
 
 def _known_model(plan: Plan, model: str) -> None:
