@@ -31,13 +31,12 @@ def _list(
 
 @experiments_app.command()
 def run(
-    arm: Annotated[str, typer.Argument(help="Name of an arm, or of a method.")],
-    model: Annotated[str, typer.Option(help="Name under base.models.")],
+    arms: Annotated[list[str], typer.Argument(help="Names of arms, or of methods.")], model: Model = None
 ) -> None:
-    """Train and score one arm on one model; experiments/dvc.yaml calls this."""
-    from drirl.experiments.more import run_any
+    """Train and score arms side by side; experiments/dvc.yaml calls this."""
+    from drirl.experiments.run import run_arms
 
-    run_any(_plan(), arm, model)
+    run_arms(_plan(), arms, [model] if model else None)
 
 
 @experiments_app.command()
@@ -94,11 +93,11 @@ def rewards(
 
 
 @experiments_app.command()
-def data(name: Annotated[str, typer.Argument(help="Name of a data variant.")]) -> None:
-    """Build a variant of the training prompts; experiments/dvc.yaml calls this."""
+def data(names: Annotated[list[str], typer.Argument(help="Names of data variants.")]) -> None:
+    """Build variants of the training prompts; experiments/dvc.yaml calls this."""
     from drirl.experiments.run import make_data
 
-    make_data(_plan(), name)
+    make_data(_plan(), names)
 
 
 @experiments_app.command()

@@ -118,9 +118,7 @@ def run_grid(plan: Plan) -> None:
     for cell in found:
         _links(plan, cell.params.run.out, data=None)
         _link(plan.reward_out(None) / "reward", cell.params.run.out / "reward")
-    map_processes(
-        _cell, found, workers=_workers(plan), threads=plan.params.run.threads, preload=PRELOAD
-    )
+    map_processes(_cell, found, workers=_workers(plan), threads=plan.params.run.threads, preload=PRELOAD)
     for cell in found:
         for name in ("data", "base", "reward", "cache"):
             (cell.params.run.out / name).unlink(missing_ok=True)

@@ -30,7 +30,12 @@ PRELOAD = (
 
 @dataclass(frozen=True)
 class Cell:
-    """An arm on one model: its params (``run.out`` is its own folder) and what trains its seeds, if anything."""
+    """An arm on one model.
+
+    Attributes:
+        params: the arm's; ``run.out`` is its own folder.
+        jobs: what trains its seeds; empty where policies of another arm are scored.
+    """
 
     params: Params
     model: str

@@ -106,8 +106,8 @@ def show(plan: Plan, *, status: bool = True) -> str:
     return "\n".join(texts)
 
 
-def estimate_arm(plan: Plan, name: str, model: str) -> tuple[float, bool]:
-    """Return the wall seconds of an arm on one model, and whether they were measured."""
+def estimate_arm(plan: Plan, name: str, model: str) -> tuple[list[float], bool]:
+    """Return the CPU seconds of each process of an arm on one model, and whether they were measured."""
     arm, declared = plan.resolve(name), plan.arm(name)
     seeds = len(arm.params.run.seeds)
     if declared.of:
@@ -116,19 +116,17 @@ def estimate_arm(plan: Plan, name: str, model: str) -> tuple[float, bool]:
         known = _per_seed(read_costs(plan.params.run.out), "evaluate", f"{model}/{arm.method}")
         scored = (known or EVALUATE_CPU_S) * RESCORE_SHARE
         one = {"rerank": RERANK_CPU_S, "attack": ATTACK_CPU_S}.get(declared.make, scored)
-        return (max(seeds * one / _workers(plan, seeds), one) + START_S) / max(1, shared), False
+        return [one / max(1, shared)] * seeds, False
     own = read_costs(arm.out)
     cell = f"{model}/{arm.method}"
-    done = [c for c in own if c.name == cell and c.stage == "align" and c.values.get("wall_s")]
     scored = _per_seed(own, "evaluate", cell)
     align = _per_seed(own, "align", cell)
-    if done and align and scored:
-        cpu = seeds * (align + scored)
-        return max(cpu / _workers(plan, seeds), align + scored) + START_S, True
+    if align and scored:
+        return [align, scored] * seeds, True
     headline = read_costs(plan.params.run.out)
     align = _per_seed(headline, "align", cell) or ALIGN_CPU_S.get(arm.method, OTHER_ALIGN_CPU_S)
     scored = _per_seed(headline, "evaluate", cell) or EVALUATE_CPU_S
-    return max(seeds * (align + scored) / _workers(plan, seeds), align + scored) + START_S, False
+    return [align, scored] * seeds, False
 
 
 def changed_stages(root: Path) -> set[str] | None:
@@ -153,7 +151,7 @@ def _state(plan: Plan, name: str, arms: list[str], rewards: list[str], changed: 
     mine = {name, *(stage_of(plan, a) for a in arms), *(stage_of_rewards(plan, r) for r in rewards)}
     mine |= {f.rpartition("/")[2] for f in plan.experiment(name).reads if f in _STAGES}
     variants = [plan.arm(a).data for a in arms] + [plan.reward_variant(r).data for r in rewards]
-    mine |= {f"data-{d}" for d in variants if d}
+    mine |= {"data-variants"} if any(variants) else set()
     for stage in changed:
         where, _, key = stage.rpartition(":")
         base = key.partition("@")[0]
@@ -169,17 +167,18 @@ def _cost_of(plan: Plan, arms: list[str], experiments: list[str]) -> tuple[float
     reads = {folder for name in experiments for folder in plan.experiment(name).reads}
     seconds = sum(_STAGES[folder](plan) for folder in sorted(reads) if folder in _STAGES)
     measured = not seconds
+    stages: dict[str, list[float]] = {}
     for arm in arms:
         for model in plan.arm_models(arm):
             own, known = estimate_arm(plan, arm, model)
-            seconds, measured = seconds + own, measured and known
-    groups: dict[str, list[float]] = {}
+            stages.setdefault(f"{stage_of(plan, arm)}@{model}", []).extend(own)
+            measured = measured and known
     for reward in _rewards(plan, arms):
         for model in plan.reward_models(reward):
-            own, known = _reward_seconds(plan, reward, model)
-            groups.setdefault(stage_of_rewards(plan, reward), []).append(own)
+            cost, known = _reward_seconds(plan, reward, model)
+            stages.setdefault(stage_of_rewards(plan, reward), []).append(cost)
             measured = measured and known
-    for costs in groups.values():
+    for costs in stages.values():
         seconds += max(max(costs), sum(costs) / _cores(plan)) + START_S
     return seconds, measured
 
@@ -223,10 +222,6 @@ def _rewards(plan: Plan, arms: list[str]) -> list[str]:
 def _per_seed(costs: list[Cost], stage: str, cell: str) -> float:
     found = [c.values["cpu_s"] for c in costs if c.stage == stage and c.name.startswith(f"{cell}/seed")]
     return sum(found) / len(found) if found else 0.0
-
-
-def _workers(plan: Plan, seeds: int) -> float:
-    return min(float(seeds), float(_cores(plan)))
 
 
 def _cores(plan: Plan) -> int:

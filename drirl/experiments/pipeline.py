@@ -9,11 +9,11 @@ import yaml
 
 from drirl.experiments import pipeline_more as more
 from drirl.experiments.page import folder_of
-from drirl.experiments.plan import ARMS, EXPERIMENTS, FOLDER, Plan
+from drirl.experiments.plan import ARMS, EXPERIMENTS, FOLDER, Arm, Plan
 from drirl.experiments.replication import CLAIMS
 from drirl.records import atomic_write
 
-__all__ = ["PIPELINE", "build", "render", "stage_of", "stage_of_arm", "stage_of_rewards", "write_pipeline"]
+__all__ = ["PIPELINE", "build", "render", "stage_of", "stage_of_rewards", "write_pipeline"]
 
 PIPELINE = f"{FOLDER}/dvc.yaml"
 _HEADER = """\
@@ -47,15 +47,17 @@ _ALIGN_CODE = (
 _RUN = ("run.seed", "run.threads", "run.device", "run.dtype", "data.disjoint")
 
 
-def stage_of_arm(name: str) -> str:
-    """Return the name of an arm's stage."""
-    return f"arm-{name}"
-
-
 def stage_of(plan: Plan, name: str) -> str:
-    """Return the name of the stage that runs an arm; arms that rerank the same policies share it."""
+    """Return the name of the stage that runs an arm.
+
+    Arms of a kind that the same pages need share a stage, and its processes: ``arms-fig4-q06``. So do arms
+    that rerank the same policies. No page waits for an arm that it does not show.
+    """
     arm = plan.arm(name)
-    return f"rerank-{arm.of}" if arm.make == "rerank" else stage_of_arm(name)
+    if arm.make == "rerank":
+        return f"rerank-{arm.of}"
+    kind = {"train": "arms", "route": "routed", "rescore": "rescored", "attack": "attacked"}[arm.make]
+    return "-".join([kind, *plan.pages_of(name)])
 
 
 def stage_of_rewards(plan: Plan, name: str) -> str:
@@ -67,20 +69,21 @@ def build(plan: Plan) -> dict[str, Any]:
     """Return the pipeline as plain values: data variants, rewards, arms, pages, the summary page."""
     arms = plan.own_arms()
     rewards = list(dict.fromkeys(r for a in arms if (r := plan.arm(a).rewards) is not None))
-    rewards = [r for r in rewards if plan.reward_variant(r).make == "learn"]
+    rewards = [r for r in plan.rewards if r in rewards and plan.reward_variant(r).make == "learn"]
     data = [plan.arm(a).data for a in arms] + [plan.reward_variant(r).data for r in rewards]
     stages: dict[str, Any] = {}
-    for name in dict.fromkeys(d for d in data if d is not None):
-        stages[f"data-{name}"] = _data_stage(name)
+    variants = list(dict.fromkeys(d for d in data if d is not None))
+    if variants:
+        stages["data-variants"] = _data_stage(variants)
     for stage in dict.fromkeys(stage_of_rewards(plan, r) for r in rewards):
         stages[stage] = _reward_stage(plan, [r for r in rewards if stage_of_rewards(plan, r) == stage])
-    for name in arms:
-        stages.setdefault(stage_of(plan, name), _stage(plan, name))
+    for stage in dict.fromkeys(stage_of(plan, a) for a in arms):
+        stages[stage] = _stage(plan, [a for a in arms if stage_of(plan, a) == stage])
     model = "${run.models[0]}"
     if any(plan.arm(a).make == "route" for a in arms):
         stages["routes"] = more.routes_stage()
     if plan.grid is not None:
-        stages["grid"] = more.grid_stage(plan, _arm_stage(plan, next(iter(plan.grid.methods))), model)
+        stages["grid"] = more.grid_stage(plan, _arm_stage(plan, [next(iter(plan.grid.methods))]), model)
     stages["cross"] = more.cross_stage(model)
     stages["scoring"] = more.scoring_stage(plan, model, rewards)
     for name in plan.experiments:
@@ -109,14 +112,14 @@ def write_pipeline(plan: Plan) -> Path:
     return path
 
 
-def _data_stage(name: str) -> dict[str, Any]:
+def _data_stage(names: list[str]) -> dict[str, Any]:
     files = ("prompts.jsonl", "demos.jsonl", "imbalanced.jsonl", "imbalanced_demos.jsonl")
     return {
         "wdir": "..",
-        "cmd": f"drirl experiments data {name}",
-        "params": [{ARMS: [f"data.{name}"]}, "run.seed"],
+        "cmd": f"drirl experiments data {' '.join(names)}",
+        "params": [{ARMS: [f"data.{name}" for name in names]}, "run.seed"],
         "deps": ["drirl/experiments/variants.py", *(f"{_OUT}/data/{file}" for file in files)],
-        "outs": [f"{_OUT}/arms/data-{name}/data"],
+        "outs": [f"{_OUT}/arms/data-{name}/data" for name in names],
     }
 
 
@@ -140,35 +143,39 @@ def _reward_stage(plan: Plan, names: list[str]) -> dict[str, Any]:
     }
 
 
-def _stage(plan: Plan, name: str) -> dict[str, Any]:
-    """Return the stage of an arm of any kind."""
-    arm = plan.arm(name)
-    single = _models(plan, plan.arm_models(name))
+def _stage(plan: Plan, names: list[str]) -> dict[str, Any]:
+    """Return the stage of arms of one kind."""
+    arm = plan.arm(names[0])
+    single = _models(plan, plan.arm_models(names[0]))
     model = "${item.model}" if single is None else single
     if arm.make in ("rescore", "attack"):
-        stage = more.rescore_stage(plan, name, model)
+        stage = more.rescore_stage(plan, names, model)
     elif arm.make == "rerank":
         stage = more.rerank_stage(plan, arm.of, model)
     else:
-        stage = _arm_stage(plan, name)
+        stage = _arm_stage(plan, names)
         return more.route_stage(stage) if arm.make == "route" else stage
     return {"matrix": {"model": "${run.models}"}, **stage} if single is None else stage
 
 
-def _arm_stage(plan: Plan, name: str) -> dict[str, Any]:
-    arm, method = plan.arm(name), plan.resolve(name).method
-    own = [{ARMS: [f"arms.{name}"]}] if name in plan.arms else []
-    single = _models(plan, plan.arm_models(name))
+def _arm_stage(plan: Plan, names: list[str]) -> dict[str, Any]:
+    methods = {name: plan.resolve(name).method for name in names}
+    own = [f"arms.{name}" for name in names if name in plan.arms]
+    single = _models(plan, plan.arm_models(names[0]))
     model = "${item.model}" if single is None else single
-    rewards = plan.reward_variant(arm.rewards) if arm.rewards is not None else None
-    learnt = rewards is not None and rewards.make == "learn"
-    source = f"{_OUT}/arms/reward-{arm.rewards}" if learnt else _OUT
-    folder = f"{_OUT}/arms/{name}"
+    data = [path for name in names for path in _data_paths(plan.arm(name).data)]
+    rewards = [path for name in names for path in _reward_paths(plan, plan.arm(name), model)]
+    outs: list[Any] = []
+    for name, method in methods.items():
+        outs += [
+            {f"{_OUT}/arms/{name}/align/{model}/{method}": {"persist": True}},
+            f"{_OUT}/arms/{name}/evaluate/{model}/{method}",
+        ]
     stage: dict[str, Any] = {
         "wdir": "..",
-        "cmd": f"drirl experiments run {name} --model {model}",
+        "cmd": f"drirl experiments run {' '.join(names)} --model {model}",
         "params": [
-            *own,
+            *([{ARMS: own}] if own else []),
             "run.seeds",
             "run.threads",
             "run.device",
@@ -177,25 +184,30 @@ def _arm_stage(plan: Plan, name: str) -> dict[str, Any]:
             "data.encoder",
             "data.root",
             "align.shared",
-            f"align.methods.{method}",
+            *dict.fromkeys(f"align.methods.{method}" for method in methods.values()),
             "evaluate",
         ],
         "deps": [
-            f"baselines/{method}.py",
+            *dict.fromkeys(f"baselines/{method}.py" for method in methods.values()),
+            "drirl/experiments/jobs.py",
             "drirl/experiments/run.py",
             *_ALIGN_CODE,
-            *_data_paths(arm.data),
+            *dict.fromkeys(data),
             f"{_OUT}/base/{model}",
-            *(f"{source}/reward/{model}/{part}" for part in ("irl", "static")),
+            *dict.fromkeys(rewards),
         ],
-        "outs": [
-            {f"{folder}/align/{model}/{method}": {"persist": True}},
-            f"{folder}/evaluate/{model}/{method}",
-        ],
+        "outs": outs,
     }
     if single is None:
         stage = {"matrix": {"model": "${run.models}"}, **stage}
     return stage
+
+
+def _reward_paths(plan: Plan, arm: Arm, model: str) -> list[str]:
+    """Return the rewards an arm depends on; a variant that is learnt has no static one of its own."""
+    if arm.rewards is not None and plan.reward_variant(arm.rewards).make == "learn":
+        return [f"{_OUT}/arms/reward-{arm.rewards}/reward/{model}/irl"]
+    return [f"{_OUT}/reward/{model}/{part}" for part in ("irl", "static")]
 
 
 def _page_stage(plan: Plan, name: str) -> dict[str, Any]:

@@ -33,29 +33,29 @@ _HARDWARE = ["run.threads", "run.device", "run.dtype"]
 _PROMPTS = f"{_OUT}/data/prompts.jsonl"
 
 
-def rescore_stage(plan: Plan, name: str, model: str) -> dict[str, Any]:
-    """Return the stage of an arm that scores or attacks policies; ``model`` is a name or a template."""
-    of = plan.arm(name).of
-    source = plan.resolve(of)
-    folder = _OUT if source.headline else f"{_OUT}/arms/{of}"
-    policies = "base" if source.method == "base" else f"align/{model}/{source.method}"
-    policies = f"{_OUT}/base/{model}" if policies == "base" else f"{folder}/{policies}"
-    if plan.arm(name).make == "attack":
+def rescore_stage(plan: Plan, names: list[str], model: str) -> dict[str, Any]:
+    """Return the stage of arms that score or attack policies; ``model`` is a name or a template."""
+    sources = {name: plan.resolve(plan.arm(name).of) for name in names}
+    policies = []
+    for name, source in sources.items():
+        folder = _OUT if source.headline else f"{_OUT}/arms/{plan.arm(name).of}"
+        own = f"align/{model}/{source.method}"
+        policies.append(f"{_OUT}/base/{model}" if source.method == "base" else f"{folder}/{own}")
+    if plan.arm(names[0]).make == "attack":
         settings, code = ["attack"], ["drirl/attack", "drirl/generate.py", *_ATTACKING]
     else:
         settings, code = ["data.root", "evaluate"], [*_SCORING]
     return {
         "wdir": "..",
-        "cmd": f"drirl experiments run {name} --model {model}",
-        "params": [{ARMS: [f"arms.{name}"]}, "run.seeds", *_HARDWARE, *settings],
+        "cmd": f"drirl experiments run {' '.join(names)} --model {model}",
+        "params": [{ARMS: [f"arms.{name}" for name in names]}, "run.seeds", *_HARDWARE, *settings],
         "deps": [
-            "drirl/experiments/more.py",
-            "drirl/experiments/run.py",
+            *(f"drirl/experiments/{part}.py" for part in ("jobs", "more", "run")),
             *code,
             _PROMPTS,
-            policies,
+            *dict.fromkeys(policies),
         ],
-        "outs": [f"{_OUT}/arms/{name}/evaluate/{model}/{source.method}"],
+        "outs": [f"{_OUT}/arms/{name}/evaluate/{model}/{s.method}" for name, s in sources.items()],
     }
 
 
@@ -93,7 +93,7 @@ def rerank_stage(plan: Plan, of: str, model: str) -> dict[str, Any]:
 def route_stage(stage: dict[str, Any]) -> dict[str, Any]:
     """Return the stage of a routed arm, from what it would be with labels."""
     more = (
-        *(f"drirl/experiments/{name}.py" for name in ("jobs", "more", "routed_trainer", "routing")),
+        *(f"drirl/experiments/{name}.py" for name in ("routed_trainer", "routing")),
         "drirl/experiments/methods",
         "drirl/serve/routed.py",
         "drirl/serve/router.py",
@@ -143,7 +143,6 @@ def grid_stage(plan: Plan, arm: dict[str, Any], model: str) -> dict[str, Any]:
         "deps": [
             *(f"baselines/{method}.py" for method in plan.grid.methods),
             "drirl/experiments/grid.py",
-            "drirl/experiments/jobs.py",
             *kept,
             _PROMPTS,
             f"{_OUT}/data/demos.jsonl",

@@ -362,6 +362,10 @@ class Plan:
                 wanted.update(self.models_of(experiment))
         return [model for model in self.params.run.models if model in wanted]
 
+    def pages_of(self, arm: str) -> list[str]:
+        """Return the experiments that need an arm, or an arm on top of it, in the order declared."""
+        return [name for name in self.experiments if arm in self.own_arms([name])]
+
     def reward_models(self, variant: str) -> list[str]:
         """Return the models on which some arm needs a reward variant."""
         wanted = {

@@ -69,7 +69,7 @@ def run_arms(plan: Plan, names: Sequence[str], models: Sequence[str] | None = No
     """
     from drirl.align import stage as align
     from drirl.evaluate import stage as evaluate
-    from drirl.experiments.jobs import PRELOAD, Cell, score, train
+    from drirl.experiments.jobs import PRELOAD, score, train
     from drirl.experiments.more import rescored, run_attacked
     from drirl.experiments.routing import routed
     from drirl.parallel import map_processes
@@ -88,11 +88,8 @@ def run_arms(plan: Plan, names: Sequence[str], models: Sequence[str] | None = No
     todo = [job for cell in cells for job in align.unfinished(cell.jobs)]
     map_processes(train, todo, workers=workers, threads=threads, preload=PRELOAD)
     scoring = [evaluate.jobs_of(cell.params, cell.model, cell.method) for cell in cells]
-    results = iter(
-        map_processes(
-            score, [job for jobs in scoring for job in jobs], workers=workers, threads=threads, preload=PRELOAD
-        )
-    )
+    flat = [job for jobs in scoring for job in jobs]
+    results = iter(map_processes(score, flat, workers=workers, threads=threads, preload=PRELOAD))
     for cell, jobs in zip(cells, scoring, strict=True):
         evaluate.write_records(cell.folder, [next(results) for _ in jobs])
 

@@ -99,9 +99,8 @@ def reward_cost(found: Gathered, target: Path) -> Section:
     ]
     text = "## The rewards themselves\n\n" + markdown_table(heads, lines)
     return Section(
-        text
-        + "\n\nMean over the seven harm categories, percent. Costs are those of one machine; the cost of the "
-        "headline's rewards includes the static one, as does that of every variant."
+        text + "\n\nMean over the seven harm categories, percent. Costs are those of one machine, "
+        "without the static reward's."
     )
 
 

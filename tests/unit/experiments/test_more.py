@@ -71,16 +71,19 @@ def test_an_arm_says_what_its_kind_needs(values: dict[str, Any], expected: str) 
 
 def test_stages_of_other_kinds(plan: Plan) -> None:
     stages = build(plan)["stages"]
-    attacked = stages["arm-attacked_stair"]
-    assert "${run.out}/arms/stair/align/${item.model}/stair" in attacked["deps"]
-    assert "${run.out}/align/${item.model}/dr_irl" in stages["arm-attacked_dr_irl"]["deps"]
-    assert "${run.out}/base/${item.model}" in stages["arm-attacked_base"]["deps"]
-    whitebox = stages["arm-whitebox_dr_irl"]
+    attacked = stages["rescored-table4"]
+    assert {
+        "${run.out}/arms/stair/align/${item.model}/stair",
+        "${run.out}/align/${item.model}/dr_irl",
+        "${run.out}/base/${item.model}",
+    } <= set(attacked["deps"])
+    assert "${run.out}/arms/attacked_stair/evaluate/${item.model}/stair" in attacked["outs"]
+    whitebox = stages["attacked-table4b"]
     assert {"attack", "run.seeds"} <= {p for p in whitebox["params"] if isinstance(p, str)}
     assert {"drirl/attack", "${run.out}/align/${run.models[0]}/dr_irl"} <= set(whitebox["deps"])
     rerank = stages["rerank-dr_irl"]
     assert [o.split("/")[2] for o in rerank["outs"]] == ["best_1_dr_irl", "best_4_dr_irl", "best_16_dr_irl"]
-    assert "${run.out}/arms/routes" in stages["arm-routed_soft"]["deps"]
+    assert "${run.out}/arms/routes" in stages["routed-q07"]["deps"]
     assert "${run.out}/arms/grid" in stages["q14"]["deps"]
     assert all("align" not in dep for dep in stages["q08"]["deps"])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from drirl.config import load_params
-from drirl.experiments.pipeline import PIPELINE, build, render
+from drirl.experiments.pipeline import PIPELINE, build, render, stage_of
 from drirl.experiments.plan import Plan, load_plan
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -27,11 +27,26 @@ def test_every_experiment_is_a_target(plan: Plan) -> None:
 
 def test_a_shared_arm_is_one_stage_that_both_pages_need(plan: Plan) -> None:
     stages = build(plan)["stages"]
-    assert [name for name in stages if name.endswith("only_d")] == ["arm-only_d"]
+    assert [name for name, stage in stages.items() if "only_d" in stage["cmd"]] == ["arms-fig4-q06"]
     folder = "${run.out}/arms/only_d/evaluate"
     assert folder in stages["fig4"]["deps"]
     assert folder in stages["q06"]["deps"]
     assert folder not in stages["table3"]["deps"]
+
+
+def test_arms_of_a_stage_are_needed_by_the_same_pages(plan: Plan) -> None:
+    stages = build(plan)["stages"]
+    assert stages["arms-q07"]["cmd"].split()[3:5] == ["noise_25", "noise_50"]
+    assert "${run.out}/arms/data-noise_50/data/prompts.jsonl" in stages["arms-q07"]["deps"]
+    for name in plan.own_arms():
+        runs = {key: stage["cmd"].split() for key, stage in stages.items()}
+        found = [key for key, words in runs.items() if words[2] == "run" and name in words]
+        if plan.arm(name).make != "rerank":
+            assert found == [stage_of(plan, name)]
+            assert f"{found[0]}-".partition("-")[2] == "".join(f"{page}-" for page in plan.pages_of(name))
+    learnt = stages["arms-q12"]["deps"]
+    assert "${run.out}/arms/reward-implicit/reward/${run.models[0]}/irl" in learnt
+    assert not any(dep.endswith("/static") for dep in learnt)
 
 
 def test_no_output_is_written_twice(plan: Plan) -> None:
@@ -51,11 +66,11 @@ def test_code_that_is_depended_on_exists(plan: Plan) -> None:
 def test_arms_have_the_dependencies_of_the_headline(plan: Plan) -> None:
     headline = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     code = {d for s in ("align", "evaluate") for d in headline[s]["deps"] if "${" not in d}
-    arm = build(plan)["stages"]["arm-only_d"]
+    arm = build(plan)["stages"]["arms-fig4-q06"]
     assert code <= set(arm["deps"])
     wanted = {p for s in ("align", "evaluate") for p in headline[s]["params"] if "${" not in p}
     assert wanted <= {p for p in arm["params"] if isinstance(p, str)}
-    reward = build(plan)["stages"]["reward-iterations"]
+    reward = build(plan)["stages"]["reward-learning"]
     assert {d for d in headline["reward"]["deps"] if "${" not in d} <= set(reward["deps"])
 
 
@@ -69,6 +84,6 @@ def test_dvc_reads_it() -> None:
     )
     assert done.returncode == 0, done.stderr
     names = [name.rpartition(":")[2] for name in done.stdout.split()]
-    assert "arm-only_d@tiny-llama" in names
-    assert "arm-mask_40" in names
+    assert "arms-fig4-q06@tiny-llama" in names
+    assert "arms-q05" in names
     assert {"table1", "fig5", "q14", "replication"} <= set(names)

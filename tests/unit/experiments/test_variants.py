@@ -14,7 +14,7 @@ from drirl.experiments.extras.hardness import rank_correlation
 from drirl.experiments.extras.order import misplaced, pairs_of
 from drirl.experiments.extras.variety import _welch, distinct, repeated, self_bleu2
 from drirl.experiments.plan import DataVariant, Plan
-from drirl.experiments.run import _link, run_arm
+from drirl.experiments.run import _link, run_arms
 from drirl.experiments.variants import build, leave_out, thin_out, wrong_labels
 from drirl.records import Demo, Prompt, RolloutGroup, read_json, read_jsonl, write_jsonl
 
@@ -87,11 +87,11 @@ def test_build_replaces_the_harmful_training_prompts(tmp_path: Path) -> None:
 
 def test_a_headline_cell_is_no_arm_and_inputs_must_be_there(plan: Plan) -> None:
     with pytest.raises(DrirlError, match="cell of the headline replication"):
-        run_arm(plan, "dr_irl", "tiny-llama")
+        run_arms(plan, ["dr_irl"], ["tiny-llama"])
     with pytest.raises(DrirlError, match="not there yet"):
-        run_arm(plan, "only_d", "tiny-llama")
+        run_arms(plan, ["only_d"], ["tiny-llama"])
     with pytest.raises(DrirlError, match=r"unknown model 'tiny-lama'.*did you mean 'tiny-llama'"):
-        run_arm(plan, "only_d", "tiny-lama")
+        run_arms(plan, ["only_d"], ["tiny-lama"])
 
 
 def test_a_link_follows_its_target(tmp_path: Path) -> None:
