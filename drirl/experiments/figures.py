@@ -20,11 +20,13 @@ def draw_intervals(
     panels: Sequence[tuple[str, Mapping[str, Sequence[tuple[str, Row | None]]]]],
     labels: Sequence[str],
     notice: str = "",
+    bars: str = "Bars: intervals over intents and seeds",
 ) -> Path:
     """Draw one panel per measure: arms downwards, a marker and an interval per model.
 
     Args:
         panels: (title, model -> (label, row) of every arm); a missing row leaves its line empty.
+        bars: what the intervals are of.
     """
     models = list(dict.fromkeys(model for _, rows in panels for model in rows))
     with mpl.rc_context(house._STYLE):
@@ -60,7 +62,7 @@ def draw_intervals(
                 loc="outside lower center",
                 ncols=max(1, len(handles)),
                 frameon=False,
-                title=f"Bars: intervals over intents and seeds{notice}",
+                title=f"{bars}{notice}",
             )
         house._save(figure, path)
     return path

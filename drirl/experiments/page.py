@@ -9,24 +9,52 @@ from pathlib import Path
 
 from drirl.compare.names import code, escape
 from drirl.compare.stats import Bootstrap, Estimate
-from drirl.compare.tables import COLUMNS, Analysis, write_csv
+from drirl.compare.tables import COLUMNS, Analysis, number, write_csv
 from drirl.experiments.answer import Verdict, judge, overall
 from drirl.experiments.gather import Gathered, gather
 from drirl.experiments.measures import find
 from drirl.experiments.plan import Contrast, Plan
 from drirl.records import RunRecord, atomic_write, read_jsonl
 
-__all__ = ["Section", "conclude", "folder_of", "markdown_table", "write_page"]
+__all__ = ["Fact", "Section", "conclude", "folder_of", "markdown_table", "write_page"]
 
 MISSING = "missing"
 
 
+FACTS = ("part", "name", "measure", "value", "ci_low", "ci_high", "n")
+"""Columns of the csv of a page without arms; an empty value is missing, empty limits: no interval."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One number of a page: ``name`` in ``part`` has the ``value`` of ``measure``."""
+
+    part: str
+    name: str
+    measure: str
+    value: float | str | None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+
+    def cells(self) -> list[str]:
+        """Return the cells of :data:`FACTS`."""
+        value = self.value if isinstance(self.value, str) else number(self.value)
+        count = "" if self.n is None else str(self.n)
+        return [self.part, self.name, self.measure, value, number(self.low), number(self.high), count]
+
+
 @dataclass
 class Section:
-    """What an extra section adds: Markdown, csv rows for its own file, an answer where it has one."""
+    """What an extra section adds: Markdown, an answer where it has one, and its numbers.
+
+    Attributes:
+        facts: the page's csv where it compares no arms.
+    """
 
     text: str
     answers: dict[str, str] = field(default_factory=dict)
+    facts: list[Fact] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -57,6 +85,7 @@ def write_page(plan: Plan, name: str, reports: Path | None = None) -> list[Path]
     reason = plan.unavailable(experiment)
     found = gather(plan, name) if not experiment.needs else None
     rows: list[list[str]] = []
+    columns: Sequence[str] = COLUMNS
     parts = [f"# {_label(name)}: {experiment.title}", _notice(plan), f"**Question.** {experiment.question}"]
     files = [target / f"{name}.md", target / f"{name}.csv"]
     if experiment.needs or found is None:
@@ -77,8 +106,11 @@ def write_page(plan: Plan, name: str, reports: Path | None = None) -> list[Path]
                 files.append(figure)
                 parts.insert(4, f"![{name}]({figure.name})")
         parts += [section.text for section in extras]
+        facts = [fact.cells() for section in extras for fact in section.facts]
+        if facts and not rows:
+            columns, rows = FACTS, facts
     parts.append(_limits(plan, name, found))
-    write_csv(target / f"{name}.csv", COLUMNS, rows)
+    write_csv(target / f"{name}.csv", columns, rows)
     with atomic_write(target / f"{name}.md") as temporary:
         temporary.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
     return files

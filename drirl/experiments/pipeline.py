@@ -10,7 +10,7 @@ import yaml
 from drirl.experiments import pipeline_more as more
 from drirl.experiments.page import folder_of
 from drirl.experiments.plan import ARMS, EXPERIMENTS, FOLDER, Arm, Plan
-from drirl.experiments.replication import CLAIMS
+from drirl.experiments.replication import CLAIMS, load_claims
 from drirl.records import atomic_write
 
 __all__ = ["PIPELINE", "build", "render", "stage_of", "stage_of_rewards", "write_pipeline"]
@@ -242,7 +242,7 @@ def _page_stage(plan: Plan, name: str) -> dict[str, Any]:
 
 
 def _replication_stage(plan: Plan) -> dict[str, Any]:
-    own = plan.own_arms()
+    own = plan.own_arms(dict.fromkeys(claim.experiment for claim in load_claims(plan)))
     return {
         "wdir": "..",
         "cmd": "drirl experiments replication",

@@ -9,7 +9,7 @@ from drirl.compare.names import code, escape
 from drirl.compare.published import COLUMNS
 from drirl.errors import DrirlError
 from drirl.experiments.gather import Gathered
-from drirl.experiments.page import MISSING, Section, markdown_table
+from drirl.experiments.page import MISSING, Fact, Section, markdown_table
 from drirl.records import Prompt, read_json, read_jsonl
 
 __all__ = ["draft_tokens"]
@@ -28,7 +28,7 @@ def draft_tokens(found: Gathered, target: Path) -> Section:
     plan, params = found.plan, found.plan.params
     path = params.run.out / "data" / "prompts.jsonl"
     heads = ["Written by", "Counted with", "Style", "Tokens, mean", "Median", "Draft words", "Seconds", "n"]
-    lines, answers = [], {}
+    lines, answers, facts = [], {}, []
     for style in _STYLES:
         lines.append(
             [
@@ -61,6 +61,7 @@ def draft_tokens(found: Gathered, target: Path) -> Section:
             ]
             summary = summarise(rows, params.run.seed)
             lines += _lines("the bundled grammar", model, summary)
+            facts += _facts("the bundled grammar", model, summary)
             answers[model] = _answer(model, summary, "templates of the bundled grammar, not an LLM's writing")
     measured = params.run.out / "cost" / "data" / "drafts.json"
     if measured.is_file():
@@ -68,6 +69,7 @@ def draft_tokens(found: Gathered, target: Path) -> Section:
         writer = ", ".join(sorted({str(row.get("generator", "")) for row in summary.get("records", [])}))
         if writer and "grammar" not in writer:
             lines += _lines(writer, "its own", summary)
+            facts += _facts(writer, "its own", summary)
             answers["measured"] = _answer(writer, summary, "measured by drirl data drafts")
     note = (
         "The grammar writes the same four notes in both styles, as keywords or as sentences, and the "
@@ -75,7 +77,7 @@ def draft_tokens(found: Gathered, target: Path) -> Section:
         "LLM may think longer: measure one with `drirl data drafts --model PATH`, and this page "
         "shows it as well."
     )
-    return Section(f"## Tokens per demonstration\n\n{markdown_table(heads, lines)}\n\n{note}", answers)
+    return Section(f"## Tokens per demonstration\n\n{markdown_table(heads, lines)}\n\n{note}", answers, facts)
 
 
 def _lines(writer: str, tokenizer: str, summary: dict[str, Any]) -> list[list[str]]:
@@ -95,6 +97,20 @@ def _lines(writer: str, tokenizer: str, summary: dict[str, Any]) -> list[list[st
             ]
         )
     return lines
+
+
+def _facts(writer: str, tokenizer: str, summary: dict[str, Any]) -> list[Fact]:
+    part = f"{writer}, counted with {tokenizer}"
+    facts = []
+    for style, values in sorted(summary.get("styles", {}).items()):
+        for key, measure in (("completion_tokens", "tokens"), ("draft_words", "draft words")):
+            facts.append(Fact(part, _STYLES.get(style, style), measure, values[key], n=values["n"]))
+    ratio = summary.get("completion_tokens_ratio")
+    if ratio:
+        name = f"{_STYLES['cot']} / {_STYLES['cod']}"
+        low, high = ratio["interval"]
+        facts.append(Fact(part, name, "tokens", ratio["cot_over_cod"], low, high, ratio["n"]))
+    return facts
 
 
 def _answer(name: str, summary: dict[str, Any], what: str) -> str:

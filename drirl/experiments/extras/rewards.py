@@ -7,7 +7,7 @@ from typing import Any
 
 from drirl.compare.names import CATEGORIES, escape
 from drirl.experiments.gather import Gathered
-from drirl.experiments.page import MISSING, Section, markdown_table
+from drirl.experiments.page import MISSING, Fact, Section, markdown_table
 from drirl.records import read_json
 
 __all__ = ["reward_accuracy", "reward_cost", "reward_iterations", "tail_rewards"]
@@ -18,7 +18,7 @@ BAR = 0.5
 
 def reward_accuracy(found: Gathered, target: Path) -> Section:
     """Table 8: pairwise accuracy, AUC, gap, length correlation per category; the cross-category matrix."""
-    parts, answers = ["## Held-out accuracy"], {}
+    parts, answers, facts = ["## Held-out accuracy"], {}, []
     for model in found.models:
         report = _report(found, None, model)
         if report is None:
@@ -29,6 +29,11 @@ def reward_accuracy(found: Gathered, target: Path) -> Section:
         lines = []
         for group in last["groups"]:
             own, static = last["groups"][group], report["static"]["groups"].get(group, {})
+            facts += [
+                Fact(model, _name(group), f"accuracy against {name}", *_numbers(cell))
+                for name, cell in own["cells"].items()
+            ]
+            facts += [Fact(model, _name(group), key, own.get(key)) for key in ("auc", "spearman_length")]
             lines.append(
                 [
                     escape(_name(group)),
@@ -63,7 +68,11 @@ def reward_accuracy(found: Gathered, target: Path) -> Section:
         "Share of held-out pairs in which the demonstration has the higher reward, in percent (95 % "
         "bootstrap interval over prompts; n pairs). Chance is 50."
     )
-    return Section("\n\n".join(part for part in parts if part), answers)
+    return Section("\n\n".join(part for part in parts if part), answers, facts)
+
+
+def _numbers(cell: Any) -> tuple[float | None, float | None, float | None, int | None]:
+    return cell.get("accuracy"), cell.get("low"), cell.get("high"), cell.get("n")
 
 
 def reward_cost(found: Gathered, target: Path) -> Section:

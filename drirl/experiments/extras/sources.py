@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,16 @@ import numpy as np
 
 from drirl.compare.names import category_name, escape
 from drirl.compare.stats import wilson
+from drirl.compare.tables import Row
+from drirl.experiments.figures import draw_intervals
 from drirl.experiments.gather import Gathered
-from drirl.experiments.page import MISSING, Section, markdown_table
+from drirl.experiments.page import MISSING, Fact, Section, markdown_table
 from drirl.records import read_json, read_jsonl
 
 __all__ = ["real_pairs"]
 
+LEAST = 10
+"""Pairs that a source needs to be drawn."""
 NEAR = 0.1
 """Half-width of an interval around one half that counts as chance rather than as too few pairs."""
 _NAMES = {"hh_rlhf": "HH-RLHF harmless, test split", "do_not_answer": "Do-Not-Answer, labelled replies"}
@@ -34,14 +38,20 @@ def real_pairs(found: Gathered, target: Path) -> Section:
             f"## Pairs\n\n{text}, then `dvc repro -f -s experiments/dvc.yaml:cross`.", {"all": f"{text}."}
         )
     rows: list[dict[str, Any]] = read_jsonl(folder / "pairs.jsonl")
-    lines, answers = [], {}
+    lines, answers, facts = [], {}, []
     for source, name in _NAMES.items():
         own = [row for row in rows if row["source"] == source]
         counts = report["counts"].get(source, {"pairs": 0, "short_enough": 0})
-        lines.append(_line(name, "all", own, confidence))
+        parts = {"all": own}
         for category in sorted({row["category"] for row in own if row["category"] is not None}):
-            part = [row for row in own if row["category"] == category]
-            lines.append(_line(name, category_name(category) or "", part, confidence))
+            parts[category_name(category) or ""] = [row for row in own if row["category"] == category]
+        for part, chosen in parts.items():
+            lines.append(_line(name, part, chosen, confidence))
+            for measure, more in (
+                ("own category's reward right", ""),
+                ("mean of harm rewards right", "_mean"),
+            ):
+                facts.append(Fact(name, part, measure, *_share(chosen, more, confidence), len(chosen)))
         answers[source] = _say(name, own, counts, confidence)
     heads = [
         "Source",
@@ -58,7 +68,30 @@ def real_pairs(found: Gathered, target: Path) -> Section:
         f"context of {report['context']} tokens whole are left out. Correlation of reward with words "
         f"of the reply: " + ", ".join(f"{_NAMES[s]} {_length(rows, s)}" for s in _NAMES) + "."
     )
-    return Section(f"## Pairs\n\n{markdown_table(heads, lines)}\n\n{note}", answers)
+    figure = _draw(facts, report["model"], found, target)
+    text = f"## Pairs\n\n{figure}{markdown_table(heads, lines)}\n\n{note}"
+    return Section(text, answers, facts)
+
+
+def _draw(facts: Sequence[Fact], model: str, found: Gathered, target: Path) -> str:
+    """Draw the shares of whole sources that have enough pairs; return the image's Markdown."""
+    shown = [fact for fact in facts if fact.name == "all" and (fact.n or 0) >= LEAST]
+    labels = list(dict.fromkeys(fact.part for fact in shown))
+    panels = []
+    for measure in dict.fromkeys(fact.measure for fact in shown):
+        rows = [
+            (f.part, Row(model, f.part, f.part, measure, True, f.value, f.low, f.high, f.n, 1))
+            for f in shown
+            if f.measure == measure and not isinstance(f.value, str)
+        ]
+        panels.append((measure.capitalize(), {model: rows}))
+    if not panels:
+        return ""
+    notice = "" if found.plan.params.run.meaningful else "; wiring check, numbers are meaningless"
+    path = draw_intervals(
+        target / "q11.png", panels, labels, notice, "Bars: Wilson intervals over pairs; chance is 50 %"
+    )
+    return f"![Pairs ordered right]({path.name})\n\n"
 
 
 def _right(row: Mapping[str, Any], more: str = "") -> float:
@@ -67,20 +100,24 @@ def _right(row: Mapping[str, Any], more: str = "") -> float:
 
 
 def _line(source: str, part: str, rows: Sequence[Mapping[str, Any]], confidence: float) -> list[str]:
-    cells = [
-        _shown(rows, lambda r: _right(r), confidence),
-        _shown(rows, lambda r: _right(r, "_mean"), confidence),
-    ]
+    cells = [_shown(rows, "", confidence), _shown(rows, "_mean", confidence)]
     return [escape(source), escape(part), str(len(rows)), *cells]
 
 
-def _shown(
-    rows: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], float], confidence: float
-) -> str:
+def _share(
+    rows: Sequence[Mapping[str, Any]], more: str, confidence: float
+) -> tuple[float | None, float | None, float | None]:
+    """Return the share of pairs in the right order and its interval; None without a pair."""
     if not rows:
+        return None, None, None
+    share = sum(_right(row, more) for row in rows) / len(rows)
+    return share, *wilson(share, len(rows), confidence)
+
+
+def _shown(rows: Sequence[Mapping[str, Any]], more: str, confidence: float) -> str:
+    share, low, high = _share(rows, more, confidence)
+    if share is None or low is None or high is None:
         return MISSING
-    share = sum(value(row) for row in rows) / len(rows)
-    low, high = wilson(share, len(rows), confidence)
     return f"{100 * share:.1f} ({100 * low:.1f}–{100 * high:.1f})"
 
 

@@ -12,7 +12,7 @@ from drirl.compare.names import code, escape
 from drirl.experiments.figures import draw_curves
 from drirl.experiments.gather import Gathered
 from drirl.experiments.grid import Cell, cells, kendall_tau, read_scores, score_of, select
-from drirl.experiments.page import MISSING, Section, markdown_table
+from drirl.experiments.page import MISSING, Fact, Section, markdown_table
 from drirl.records import EvalItem
 
 __all__ = ["tuning_grid"]
@@ -30,7 +30,7 @@ def tuning_grid(found: Gathered, target: Path) -> Section:
     read = read_scores(plan)
     scores = {name: score_of(items) for name, (_, items, _) in read.items()}
     bounds = _bounds({name: items for name, (_, items, _) in read.items() if "score" in scores[name]})
-    table, chosen = [], {}
+    table, chosen, facts = [], {}, []
     declared = cells(plan)
     for method in plan.grid.methods:
         own = [cell for cell in declared if cell.method == method]
@@ -38,6 +38,11 @@ def tuning_grid(found: Gathered, target: Path) -> Section:
         default = next((cell.name for cell in own if cell.default), None)
         chosen[method] = (default, best)
         for cell in own:
+            limits = bounds.get(cell.name, (None, None))
+            facts += [
+                Fact(method, cell.name, measure, value, *(limits if measure == "score" else ()))
+                for measure, value in scores.get(cell.name, {}).items()
+            ]
             table.append(_line(cell, scores.get(cell.name), bounds.get(cell.name), read.get(cell.name), best))
     heads = ["Method", "Setting", "Refusal", "False refusal", "Help", "Degenerate", "Score", ""]
     parts = [
@@ -52,14 +57,14 @@ def tuning_grid(found: Gathered, target: Path) -> Section:
     lost = [m for m in chosen if m not in methods]
     if len(methods) < 3:
         answer = f"Not known: {MISSING} cells of {', '.join(lost) or 'all methods'}."
-        return Section("\n\n".join(parts), {"tau": answer})
+        return Section("\n\n".join(parts), {"tau": answer}, facts)
     text, answer = _order(methods, chosen, scores, {n: items for n, (_, items, _) in read.items()})
     if lost:
         answer += (
             f" Not ranked ({MISSING}: a cell with the settings of params.yaml, or one that can be chosen): "
             f"{', '.join(lost)}."
         )
-    return Section("\n\n".join([*parts, text]), {"tau": answer})
+    return Section("\n\n".join([*parts, text]), {"tau": answer}, facts)
 
 
 _NOTE = (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from drirl.compare.names import code, escape
 from drirl.experiments.gather import Gathered
-from drirl.experiments.page import Section, markdown_table
+from drirl.experiments.page import Fact, Section, markdown_table
 
 __all__ = ["hyper_parameters"]
 
@@ -56,6 +56,7 @@ def hyper_parameters(found: Gathered, target: Path) -> Section:
             "count": f"{len(lines)} settings are listed; of {known} a public source says something, "
             "the others were not found."
         },
+        [Fact(line[2], line[0].strip("`"), "as run", line[1].strip("`")) for line in lines],
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import re
@@ -21,6 +22,7 @@ from drirl.experiments.extras.sources import real_pairs
 from drirl.experiments.extras.tuning import tuning_grid
 from drirl.experiments.gather import gather
 from drirl.experiments.grid import cell_name, cells, kendall_tau, score_of, select
+from drirl.experiments.page import write_page
 from drirl.experiments.pipeline import build
 from drirl.experiments.plan import Arm, Plan
 from drirl.experiments.routing import Routes, folds_of
@@ -364,6 +366,19 @@ def test_accuracy_of_real_pairs_by_source_and_category(plan: Plan, tmp_path: Pat
     assert "10 of 50 pairs are too long" in section.answers["do_not_answer"]
     assert "missing, none of 0 pairs" in section.answers["hh_rlhf"]
     assert "100.0 (" in section.text
+    assert "![Pairs ordered right](q11.png)" in section.text
+    assert (tmp_path / "q11.png").stat().st_size > 5_000
+    _, table = write_page(plan, "q11", tmp_path)[:2]
+    lines = list(csv.DictReader(table.open(encoding="utf-8")))
+    (own,) = [
+        line
+        for line in lines
+        if line["part"].startswith("Do-Not-Answer") and line["name"] == "all" and "own" in line["measure"]
+    ]
+    assert (own["value"], own["n"]) == ("0.75", "40")
+    assert float(own["ci_low"]) < 0.75 < float(own["ci_high"])
+    (lost,) = {line["value"] for line in lines if line["part"].startswith("HH-RLHF")}
+    assert lost == ""
 
 
 # ------------------------------------------------------------------------------ asking for rewards
