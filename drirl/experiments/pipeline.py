@@ -77,8 +77,10 @@ def build(plan: Plan) -> dict[str, Any]:
         stages["data-variants"] = _data_stage(variants)
     for stage in dict.fromkeys(stage_of_rewards(plan, r) for r in rewards):
         stages[stage] = _reward_stage(plan, [r for r in rewards if stage_of_rewards(plan, r) == stage])
-    for stage in dict.fromkeys(stage_of(plan, a) for a in arms):
-        stages[stage] = _stage(plan, [a for a in arms if stage_of(plan, a) == stage])
+    together: dict[str, list[str]] = {}
+    for name in arms:
+        together.setdefault(stage_of(plan, name), []).append(name)
+    stages |= {stage: _stage(plan, names) for stage, names in together.items()}
     model = "${run.models[0]}"
     if any(plan.arm(a).make == "route" for a in arms):
         stages["routes"] = more.routes_stage()

@@ -364,7 +364,11 @@ class Plan:
 
     def pages_of(self, arm: str) -> list[str]:
         """Return the experiments that need an arm, or an arm on top of it, in the order declared."""
-        return [name for name in self.experiments if arm in self.own_arms([name])]
+        return [
+            name
+            for name, experiment in self.experiments.items()
+            if any(arm in (a, self.arms[a].of if a in self.arms else "") for a in experiment.arms.values())
+        ]
 
     def reward_models(self, variant: str) -> list[str]:
         """Return the models on which some arm needs a reward variant."""

@@ -111,7 +111,8 @@ def _share(
     if not rows:
         return None, None, None
     share = sum(_right(row, more) for row in rows) / len(rows)
-    return share, *wilson(share, len(rows), confidence)
+    low, high = wilson(share, len(rows), confidence)
+    return share, min(low, share), max(high, share)  # rounding puts the end at 0 or 1 a hair inside
 
 
 def _shown(rows: Sequence[Mapping[str, Any]], more: str, confidence: float) -> str:
