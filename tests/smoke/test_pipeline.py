@@ -196,6 +196,24 @@ def test_a_second_repro_runs_nothing(clone: Clone) -> None:
     assert clone.seconds < 15, "measured by hand the bound is 5 s; this machine may be busy"
 
 
+def test_a_page_runs_its_arms_and_rewards_and_no_other(clone: Clone) -> None:
+    pages = "experiments/dvc.yaml:table3", "experiments/dvc.yaml:q12"
+    stages = ("data-variants", "reward-learning", "arms-table3-q06@tiny-llama", "arms-q12", "table3", "q12")
+    assert clone.repro(*pages) == sorted(f"experiments/dvc.yaml:{stage}" for stage in stages)
+    out = clone.path / "out" / "smoke" / "arms"
+    for variant in ("implicit", "one_iteration", "three_iterations"):
+        assert {p.name for p in (out / f"reward-{variant}" / "reward" / "tiny-llama").iterdir()} == {
+            *("irl", "pairs.jsonl", "report.json")
+        }
+        with (out / variant / "evaluate" / "tiny-llama" / "dr_irl" / "items.jsonl").open() as handle:
+            found = {(row["method"], row["seed"]) for row in map(json.loads, handle)}
+        assert found == {("dr_irl", seed) for seed in clone.params()["run"]["seeds"]}
+    text = (clone.path / "reports" / "smoke" / "questions" / "q12.md").read_text()
+    assert "meaningless" in text
+    assert "missing" not in text.partition("## What decides")[0].lower()
+    assert clone.repro(*pages) == []
+
+
 def test_a_cell_trained_again_has_the_same_hash(clone: Clone) -> None:
     cell = f"{clone.params()['run']['models'][0]}-dr_irl"
     before = clone.lock()[f"align@{cell}"]["outs"]
