@@ -159,8 +159,7 @@ def build(inputs: Inputs, config: Config) -> tuple[Any, Any]:
     from trl import DPOConfig
 
     from drirl.align.setup import chat, common_arguments, load, micro_batches, peft_config
-    from drirl.hardness.encoder import load_encoder
-    from drirl.hardness.state import Hardness
+    from drirl.hardness.state import load_hardness
     from drirl.reward.bank import RewardBank
     from drirl.text import split_draft
 
@@ -169,7 +168,7 @@ def build(inputs: Inputs, config: Config) -> tuple[Any, Any]:
     updates, rejected = pair_plan(inputs, policy, config.batches, config.samples)
 
     bank = RewardBank.load(inputs.reward_path, policy.model.device)
-    hardness = Hardness(config.hardness, load_encoder(inputs.encoder, inputs.cache), seed=inputs.seed)
+    hardness = load_hardness(config.hardness, inputs.encoder, inputs.cache, inputs.seed)
     pairs, logs = [], []
     for rows in updates:
         losers = [rejected[prompt.prompt_id] for prompt, _ in rows]

@@ -14,9 +14,9 @@ detached and acts after the group normalisation, which would cancel it in the re
 alpha added.
 
 Equations: docs/paper.md sections 5 (alpha) and 6 (objective).
-Deviations: the readings that section 5 chooses where sources disagree; sentences are split by rule, the
-encoder is all-MiniLM-L6-v2; benign prompts are in the batch as a category of their own; one update per
-batch of completions.
+Deviations: the readings that section 5 chooses where sources disagree; sentences are split by rule (by an
+LLM: ``splitter: llm``), the encoder is all-MiniLM-L6-v2; benign prompts are in the batch as a category of
+their own; one update per batch of completions.
 """
 
 from __future__ import annotations
@@ -43,10 +43,9 @@ def train(inputs: Inputs, config: Config) -> None:
     """Run GRPO on the category rewards with advantages scaled by alpha, and save the policy."""
     from drirl.align.setup import train_rl
     from drirl.align.trainer import DRIRLTrainer
-    from drirl.hardness.encoder import load_encoder
-    from drirl.hardness.state import Hardness
+    from drirl.hardness.state import load_hardness
 
-    hardness = Hardness(config.hardness, load_encoder(inputs.encoder, inputs.cache), seed=inputs.seed)
+    hardness = load_hardness(config.hardness, inputs.encoder, inputs.cache, inputs.seed)
     train_rl(
         inputs,
         lr=config.lr,

@@ -44,10 +44,9 @@ def train(inputs: Inputs, config: Config) -> None:
     """Run GRPO on the category rewards, advantages scaled by the batch's mean alpha; save the policy."""
     from drirl.align.setup import train_rl
     from drirl.align.trainer import DRIRLTrainer
-    from drirl.hardness.encoder import load_encoder
-    from drirl.hardness.state import Hardness
+    from drirl.hardness.state import load_hardness
 
-    hardness = Hardness(config.hardness, load_encoder(inputs.encoder, inputs.cache), seed=inputs.seed)
+    hardness = load_hardness(config.hardness, inputs.encoder, inputs.cache, inputs.seed)
     train_rl(
         inputs,
         lr=config.lr,

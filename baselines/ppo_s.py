@@ -114,8 +114,7 @@ def train(inputs: Inputs, config: Config) -> None:
 
     from drirl.align.actor_critic import load_critic
     from drirl.align.setup import train_rl
-    from drirl.hardness.encoder import load_encoder
-    from drirl.hardness.state import Hardness
+    from drirl.hardness.state import load_hardness
     from drirl.models import resolve_device, seed_everything
     from drirl.reward.bank import RewardBank
 
@@ -139,7 +138,7 @@ def train(inputs: Inputs, config: Config) -> None:
         reward_path=inputs.static_reward_path,
         num_iterations=config.epochs,
         trainer_class=trainer_class(),
-        hardness=Hardness(config.hardness, load_encoder(inputs.encoder, inputs.cache), seed=inputs.seed),
+        hardness=load_hardness(config.hardness, inputs.encoder, inputs.cache, inputs.seed),
         gap_bank=bank,
         demo_rewards={p.prompt_id: float(s) for (p, _), s in zip(inputs.train, scores, strict=True)},
         critic=critic,

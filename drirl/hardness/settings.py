@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
+from drirl.data.generator_settings import GeneratorSettings
 from drirl.settings import Section
 
 __all__ = ["HardnessSettings"]
@@ -22,6 +23,14 @@ class HardnessSettings(Section):
     )
     min_words: int = Field(3, ge=1, description="pieces with fewer words join a neighbour")
     max_pieces: int = Field(16, ge=1, description="pieces kept of one reply, from its start")
+    splitter: Literal["rules", "llm"] = Field(
+        "rules", description="what splits replies: rules, or the LLM of 'generator'"
+    )
+    generator: GeneratorSettings | None = Field(
+        None,
+        description="splitter llm: as data.generator; greedy, one text at a time, "
+        "so its cache, exemplars, temperature, top_p and batch_size are not used",
+    )
     combine: Literal["product", "weighted_sum", "only_D", "only_M", "off"] = Field(
         "product", description="how alpha_D and alpha_M make alpha; off: alpha = 1"
     )
@@ -66,6 +75,12 @@ class HardnessSettings(Section):
     def _no_contradiction(self) -> Self:
         if self.similarity == "simple_cosine" and self.direction != "gen_to_demo":
             raise ValueError("simple_cosine has no direction; remove 'direction'")
+        if self.similarity == "simple_cosine" and self.splitter == "llm":
+            raise ValueError("simple_cosine splits nothing; set splitter: rules")
+        if (self.splitter == "llm") != (self.generator is not None):
+            raise ValueError("'generator' is set if, and only if, splitter is llm")
+        if self.generator is not None and self.generator.kind == "none":
+            raise ValueError("'generator' names no LLM: set its kind to transformers or server")
         if (self.combine == "weighted_sum") != (self.weight is not None):
             raise ValueError("'weight' is set if, and only if, combine is weighted_sum")
         if (self.mask == "fixed") != (self.tau is not None):
@@ -77,3 +92,11 @@ class HardnessSettings(Section):
         if self.gap_mean != "on" and self.gap_update == "filtered":
             raise ValueError("'gap_update: filtered' needs gap_mean: on")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Records and checkpoints of runs that split by rule stay as they were before there was a choice.
+        values: dict[str, Any] = handler(self)
+        if self.splitter == "rules":
+            del values["splitter"], values["generator"]
+        return values

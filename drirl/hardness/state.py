@@ -11,7 +11,8 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -22,7 +23,10 @@ from drirl.hardness import coefficients as c
 from drirl.hardness.settings import HardnessSettings
 from drirl.hardness.split import split_sentences
 
-__all__ = ["Hardness", "HardnessBatch", "TextEncoder"]
+if TYPE_CHECKING:
+    from drirl.data.settings import EncoderSettings
+
+__all__ = ["Hardness", "HardnessBatch", "TextEncoder", "TextSplitter", "load_hardness"]
 
 _STATE_VERSION = 1
 _MASK, _SHUFFLE = 1, 2  # separate random streams of one step
@@ -38,6 +42,18 @@ class TextEncoder(Protocol):
 
     def was_cut(self, text: str) -> bool:
         """Return whether the end of ``text`` was not read."""
+        ...
+
+
+class TextSplitter(Protocol):
+    """What is needed of :class:`drirl.hardness.splitter.Splitter`."""
+
+    def ask(self, texts: Sequence[str]) -> int:
+        """Split the texts, all of a batch at once; return how many of them were split by rule instead."""
+        ...
+
+    def pieces(self, text: str) -> list[str]:
+        """Return the K sub-sentences of ``text``."""
         ...
 
 
@@ -61,6 +77,8 @@ class HardnessBatch:
         cut: (P,) True if part of the demonstration was not compared (encoder window, number of pieces).
         by_category: category -> means of this step: alpha_D, alpha_M, alpha, masked_share, ...
         recentre: whether :meth:`scale` makes every group sum to 0 again.
+        splits: counts of the batch's distinct texts, with ``splitter: llm`` only: ``split_texts`` all of
+            them, ``split_fallbacks`` those that were split by rule after all.
     """
 
     alpha_D: Tensor  # noqa: N815
@@ -78,6 +96,7 @@ class HardnessBatch:
     cut: Tensor
     by_category: dict[int, dict[str, float]]
     recentre: bool = False
+    splits: dict[str, int] = field(default_factory=dict)
 
     def scale(self, advantages: Tensor) -> Tensor:
         """Return alpha * advantages, (P, G), for group-normalised advantages; dropped ones are 0.
@@ -87,7 +106,7 @@ class HardnessBatch:
         return c.scale_advantages(advantages, self.weights, self.recentre)
 
     def log(self, prefix: str = "hardness/") -> dict[str, float]:
-        """Return scalars for a training log: per category, and quantiles of alpha over the batch."""
+        """Return scalars for a training log: per category, quantiles of alpha over the batch, ``splits``."""
         scalars = {
             f"{prefix}{name}/{category}": value
             for category, row in self.by_category.items()
@@ -99,7 +118,7 @@ class HardnessBatch:
             for name, share in (("p05", 0.05), ("p50", 0.5), ("p95", 0.95)):
                 scalars[f"{prefix}alpha/{name}"] = torch.quantile(used, share).item()
             scalars[f"{prefix}alpha/mean"] = used.mean().item()
-        return scalars
+        return scalars | {f"{prefix}{name}": float(count) for name, count in self.splits.items()}
 
 
 @dataclass
@@ -113,6 +132,10 @@ class Hardness:
             what step k of an uninterrupted one draws.
         delta_means, gap_means: category -> running mean.
         step: number of batches seen.
+        splitter: the LLM that splits, if, and only if, ``settings.splitter`` is ``llm``. In training on
+            several processes each asks for itself, so the LLM has to repeat its answers.
+    Raises:
+        ValueError: ``splitter`` and ``settings.splitter`` do not fit together.
     """
 
     settings: HardnessSettings
@@ -121,7 +144,12 @@ class Hardness:
     delta_means: dict[int, float] = field(default_factory=dict)
     gap_means: dict[int, float] = field(default_factory=dict)
     step: int = 0
+    splitter: TextSplitter | None = None
     _warned: bool = field(default=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if (self.settings.splitter == "llm") != (self.splitter is not None):
+            raise ValueError("a splitter is given if, and only if, the settings have splitter: llm")
 
     def __call__(
         self,
@@ -157,6 +185,7 @@ class Hardness:
             gap = gap.where(ok, math.nan)
         skip = ok.sum(dim=1) < 2  # (P,)
         use = ok & ~skip[:, None]  # (P, G)
+        splits = self._split(completions, demonstrations)
         delta, empty, no_demo, cut = self._dissimilarities(completions, demonstrations)
 
         prompts = torch.tensor(list(categories), dtype=torch.long)
@@ -234,6 +263,7 @@ class Hardness:
             cut=out(cut),
             by_category=measured,
             recentre=settings.recentre,
+            splits=splits,
         )
 
     def calibrate(
@@ -285,6 +315,15 @@ class Hardness:
             raise DrirlError("hardness state: saved under other settings or another seed; start the run anew")
         self.step, (self.delta_means, self.gap_means) = step, means
 
+    def _split(
+        self, completions: Sequence[Sequence[str]], demonstrations: Sequence[str | None]
+    ) -> dict[str, int]:
+        """Have the LLM split the texts of the batch, all at once; return ``HardnessBatch.splits``."""
+        if self.splitter is None:
+            return {}
+        texts = sorted({text or "" for group in [*completions, demonstrations] for text in group})
+        return {"split_texts": len(texts), "split_fallbacks": self.splitter.ask(texts)}
+
     def _dissimilarities(
         self, completions: Sequence[Sequence[str]], demonstrations: Sequence[str | None]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -326,7 +365,10 @@ class Hardness:
 
     def _pieces(self, text: str) -> tuple[list[str], bool]:
         """Return the units that are compared and whether some were left out."""
-        pieces = split_sentences(text, self.settings.min_words, max_pieces=None)
+        if self.splitter is not None:
+            pieces = self.splitter.pieces(text)
+        else:
+            pieces = split_sentences(text, self.settings.min_words, max_pieces=None)
         if self.settings.similarity == "simple_cosine":
             return ([" ".join(text.split())] if pieces else []), False
         return pieces[: self.settings.max_pieces], len(pieces) > self.settings.max_pieces
@@ -375,6 +417,23 @@ class Hardness:
 
     def _rng(self, stream: int, part: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, self.step, stream, part])
+
+
+def load_hardness(
+    settings: HardnessSettings, encoder: EncoderSettings, cache: Path | None = None, seed: int = 0
+) -> Hardness:
+    """Return a fresh coefficient with the encoder, and the LLM that splits, named in the settings.
+
+    Args:
+        cache: folder for embeddings and for the LLM's answers; None: kept in memory only.
+    Raises:
+        DrirlError: as :func:`drirl.hardness.encoder.load_encoder` and
+            :class:`drirl.hardness.splitter.Splitter`.
+    """
+    from drirl.hardness.encoder import load_encoder
+    from drirl.hardness.splitter import load_splitter
+
+    return Hardness(settings, load_encoder(encoder, cache), seed, splitter=load_splitter(settings, cache))
 
 
 def _advance(means: dict[int, float], category: int, batch_mean: float, mode: str, gamma: float) -> None:

@@ -24,6 +24,7 @@ from drirl.data.generators import (
     open_generator,
 )
 from drirl.errors import DrirlError
+from drirl.judge.fence import special_tokens
 from drirl.judge.interface import BLOCKED, MALFORMED, OVERLONG, Item, Progress, Verdict, hash_of
 from drirl.judge.settings import ChatSettings, JudgeSettings
 from drirl.judge.templates import Asked, MalformedError, load_template
@@ -91,7 +92,7 @@ class ChatJudge:
         self._local: LocalModel | None = None
         if isinstance(opened.generator, LocalModel):
             self._local = opened.generator
-            self._special = _special_tokens(self._local.tokenizer)
+            self._special = special_tokens(self._local.tokenizer)
         cache = renamed(self.where, lambda: ReplyCache(Path(shared.cache))) if shared.cache else None
         self._generator = TextGenerator(self._watched, first, cache)
         self.cache_key = hash_of(
@@ -168,8 +169,3 @@ class ChatJudge:
         if length + self._first.max_tokens <= self._local.window:
             return None
         return Verdict(None, OVERLONG, {"tokens": length, "window": self._local.window})
-
-
-def _special_tokens(tokenizer: Any) -> tuple[str, ...]:
-    added = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
-    return tuple(sorted({*map(str, tokenizer.all_special_tokens), *added}))

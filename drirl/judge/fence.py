@@ -19,8 +19,9 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-__all__ = ["check_code", "fence", "neutralise", "nonce"]
+__all__ = ["check_code", "fence", "neutralise", "nonce", "special_tokens"]
 
 _SPECIAL = re.compile(
     r"<\|[^|<>\n]{0,64}\|>"
@@ -69,6 +70,12 @@ def neutralise(text: str, special: Iterable[str] = ()) -> str:
         if len(token) > 1 and not token.isspace():
             text = text.replace(token, _spaced(token))
     return _RUN.sub(_apart, text)
+
+
+def special_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """Return all that a transformers tokenizer reads as a special token, sorted."""
+    added = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return tuple(sorted({*map(str, tokenizer.all_special_tokens), *added}))
 
 
 def _plain(c: str) -> bool:

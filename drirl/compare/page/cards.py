@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 from drirl.config import Params
 from drirl.errors import DrirlError
@@ -105,6 +106,6 @@ def _parameters(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, str
         if isinstance(value, BaseModel):
             yield from _parameters(value, f"{prefix}{name}.")
         else:
-            plain = section.model_dump(mode="json")[name]
+            plain = to_jsonable_python(value)
             text = plain if isinstance(plain, str) else json.dumps(plain)
             yield f"{prefix}{name}", text, about.description or ""

@@ -43,15 +43,14 @@ def train(inputs: Inputs, config: Config) -> None:
     from drirl.align.setup import train_rl
     from drirl.experiments.routed_trainer import RoutedTrainer
     from drirl.experiments.routing import Routes
-    from drirl.hardness.encoder import load_encoder
-    from drirl.hardness.state import Hardness
+    from drirl.hardness.state import load_hardness
 
     train_rl(
         inputs,
         lr=config.lr,
         reward_path=inputs.reward_path,
         trainer_class=RoutedTrainer,
-        hardness=Hardness(config.hardness, load_encoder(inputs.encoder, inputs.cache), seed=inputs.seed),
+        hardness=load_hardness(config.hardness, inputs.encoder, inputs.cache, inputs.seed),
         routes=Routes.load(inputs.cache.parent / "routes"),
         mode=config.routing,
     )

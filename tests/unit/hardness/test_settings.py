@@ -10,6 +10,8 @@ from pydantic import ValidationError
 
 from drirl.hardness.settings import HardnessSettings
 
+LLM = {"kind": "server", "model": "m"}
+
 
 def test_default_reading() -> None:
     s = HardnessSettings()
@@ -29,12 +31,17 @@ def test_default_reading() -> None:
     )
     assert (s.clamp_low, s.clamp_high, s.min_words, s.max_pieces) == (0.25, 4.0, 3, 16)
     assert [s.per_completion, s.recentre, s.drop_masked] == [False] * 3
+    assert (s.splitter, s.generator) == ("rules", None)
 
 
 @pytest.mark.parametrize(
     ("values", "words"),
     [
         ({"similarity": "simple_cosine", "direction": "symmetric"}, "no direction"),
+        ({"similarity": "simple_cosine", "splitter": "llm", "generator": LLM}, "splits nothing"),
+        ({"splitter": "llm"}, "'generator' is set if"),
+        ({"generator": LLM}, "'generator' is set if"),
+        ({"splitter": "llm", "generator": {"model": "m"}}, "names no LLM"),
         ({"combine": "weighted_sum"}, "'weight'"),
         ({"weight": 0.5}, "'weight'"),
         ({"mask": "fixed"}, "'tau'"),
@@ -57,3 +64,17 @@ def test_on_and_off_may_stand_without_quotes() -> None:
     assert values == {"delta_mean": True, "gap_mean": False}
     settings = HardnessSettings.model_validate(values)
     assert (settings.delta_mean, settings.gap_mean) == ("on", "off")
+
+
+def test_written_out_the_splitter_stands_only_where_it_is_used() -> None:
+    assert list(HardnessSettings().model_dump())[:5] == [
+        "similarity",
+        "direction",
+        "min_words",
+        "max_pieces",
+        "combine",
+    ]
+    settings = HardnessSettings.model_validate({"splitter": "llm", "generator": LLM})
+    values = settings.model_dump(mode="json")
+    assert (values["splitter"], values["generator"]["model"]) == ("llm", "m")
+    assert HardnessSettings.model_validate(values) == settings

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from judge_world import blocks
 
-from drirl.judge.fence import check_code, fence, neutralise, nonce
+from drirl.judge.fence import check_code, fence, neutralise, nonce, special_tokens
 from drirl.judge.interface import Item
 from drirl.judge.templates import load_template
 
@@ -84,11 +84,10 @@ def test_long_texts_are_cut_in_the_middle_and_say_so() -> None:
 
 def test_no_special_token_of_the_judge_comes_from_judged_text(roomy_policy: Path) -> None:
     from drirl.generate import render
-    from drirl.judge.chat import _special_tokens
     from drirl.models import load_tokenizer
 
     tokenizer = load_tokenizer(roomy_policy)
-    special = _special_tokens(tokenizer)
+    special = special_tokens(tokenizer)
     assert special
     template = load_template("refusal3")
 
