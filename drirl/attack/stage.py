@@ -2,20 +2,30 @@
 
 Out: ``out/attack/<model>/<method>/{items.jsonl, runs.jsonl, steps.jsonl, summary.json}``, read like what
 the stage ``evaluate`` writes. The attacking messages go to ``out/attack_texts/<model>/<method>/``, which git
-ignores and no stage keeps or reads. This module stays light; what needs torch is imported in the workers.
+ignores and no stage keeps or reads. What one attack found on one policy is kept in ``out/cache/attacks``, so
+that an interrupted run goes on with the next. This module stays light; what needs torch is imported in the
+workers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from drirl.attack.settings import AttackSettings
 from drirl.config import Params
 from drirl.errors import DrirlError
-from drirl.records import EvalItem, RunRecord, atomic_dir, write_json, write_jsonl
+from drirl.records import (
+    SCHEMA_VERSION,
+    EvalItem,
+    RunRecord,
+    atomic_dir,
+    read_json,
+    write_json,
+    write_jsonl,
+)
 
 __all__ = ["TEXTS", "attack_cell"]
 
@@ -38,6 +48,7 @@ class _Job:
     device: str
     dtype: str
     config: dict[str, Any]
+    cache: Path | None
 
 
 @dataclass(frozen=True)
@@ -79,21 +90,7 @@ def attack_cell(
     if attacks is not None:
         settings = AttackSettings.model_validate(settings.model_dump() | {"attacks": list(attacks)})
     out = params.run.out
-    jobs = [
-        _Job(
-            model=model,
-            method=method,
-            seed=seed,
-            path=path,
-            revision=revision,
-            settings=settings,
-            out=out,
-            device=params.run.device,
-            dtype=params.run.dtype,
-            config=_config(params),
-        )
-        for seed, path, revision in _policies(params, model, method, policies)
-    ]
+    jobs = _jobs(params, settings, model, method, policies)
     results = map_processes(
         _attack, jobs, workers=params.run.workers, threads=params.run.threads, preload=PRELOAD
     )
@@ -109,6 +106,27 @@ def attack_cell(
         write_jsonl(target / "steps.jsonl", [row for result in results for row in result.steps])
         write_json(target / "summary.json", summary)
     return summary
+
+
+def _jobs(
+    params: Params, settings: AttackSettings, model: str, method: str, policies: Mapping[int, Path] | None
+) -> list[_Job]:
+    return [
+        _Job(
+            model=model,
+            method=method,
+            seed=seed,
+            path=path,
+            revision=revision,
+            settings=settings,
+            out=params.run.out,
+            device=params.run.device,
+            dtype=params.run.dtype,
+            config=_config(params),
+            cache=params.run.out / "cache" / "attacks" if params.evaluate.cache else None,
+        )
+        for seed, path, revision in _policies(params, model, method, policies)
+    ]
 
 
 def _policies(
@@ -167,12 +185,22 @@ def _attack(job: _Job) -> _Result:
     }
     result = _Result([], [], [], [])
     for name in settings.attacks:
-        kind, budget = searches[name]
-        search: Search = kind(scorer, items, budget, settings.seed)
-        attacked = run_search(search, scorer, items, budget.steps)
-        result.items.extend(report.eval_items(name, attacked, subject, settings))
-        result.steps.extend(report.step_rows(name, attacked, subject))
-        result.texts.extend(report.texts(name, attacked, subject))
+        path = _kept(job, name, digest, items)
+        if (known := _read(path)) is None:
+            kind, budget = searches[name]
+            search: Search = kind(scorer, items, budget, settings.seed)
+            attacked = run_search(search, scorer, items, budget.steps)
+            known = _Result(
+                report.eval_items(name, attacked, subject, settings),
+                [],
+                report.step_rows(name, attacked, subject),
+                report.texts(name, attacked, subject),
+            )
+            if path is not None:
+                write_json(path, {part: [_plain(row) for row in getattr(known, part)] for part in _PARTS})
+        result.items.extend(known.items)
+        result.steps.extend(known.steps)
+        result.texts.extend(known.texts)
     template = hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()[:16]
     result.runs.extend(
         report.run_records(
@@ -185,6 +213,53 @@ def _attack(job: _Job) -> _Result:
         )
     )
     return result
+
+
+_PARTS = ("items", "steps", "texts")
+
+
+def _kept(job: _Job, name: str, policy: str, items: Sequence[Mapping[str, Any]]) -> Path | None:
+    """Return the file for what an attack finds on a policy; None if nothing is kept.
+
+    Its name is a hash of all that decides the content: weights, prompts, settings, code, versions, device,
+    and who is named in the records.
+    """
+    import torch
+
+    from drirl.evaluate.cache import digest, sources_digest
+    from drirl.evaluate.harness import package_versions
+
+    if job.cache is None or not policy or (Path(job.path) / "adapter_config.json").is_file():
+        return None
+    about = {
+        "schema": SCHEMA_VERSION,
+        "attack": name,
+        "policy": policy,
+        "subject": [job.model, job.method, job.seed, job.config],
+        "items": list(items),
+        "settings": job.settings.model_dump(mode="json", exclude={"attacks"}),
+        "code": sources_digest([Path(__file__)]),
+        "versions": package_versions(),
+        "device": [job.device, torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"],
+        "dtype": job.dtype,
+        "threads": torch.get_num_threads(),
+    }
+    return job.cache / f"{digest(about)}.json"
+
+
+def _read(path: Path | None) -> _Result | None:
+    """Return what is kept; None if there is nothing whole."""
+    if path is None or not path.is_file():
+        return None
+    try:
+        value = read_json(path)
+        return _Result([EvalItem(**row) for row in value["items"]], [], value["steps"], value["texts"])
+    except (DrirlError, KeyError, TypeError):
+        return None
+
+
+def _plain(row: Any) -> Any:
+    return asdict(row) if isinstance(row, EvalItem) else row
 
 
 def _summary(results: Sequence[_Result], settings: AttackSettings) -> dict[str, dict[str, Any]]:

@@ -3,8 +3,9 @@
 lm-eval's own ``use_cache`` knows no model identity, so that two policies would share answers; it is not used.
 The key here is a hash over the weights and tokenizer of the policy, the task's files and items, the source
 files that make and judge the records, the settings that matter, the rewards, package versions, device and
-number format. An entry is one file, written whole as soon as its task is scored: an interrupted run loses at
-most one task of each policy. The folder may be deleted at any time.
+number format. An entry is one file, written whole as soon as its task is scored. Within a task the tokens of
+each batch are kept until then, so that an interrupted run loses at most one batch of each policy. The folder
+may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import ast
 import functools
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ import drirl
 from drirl.records import EvalItem, atomic_write
 
 __all__ = [
+    "Batches",
     "Entry",
     "ScoreCache",
     "digest",
@@ -43,6 +46,39 @@ class Entry:
     items: list[EvalItem]
     generated_tokens: int
     cost: dict[str, float]
+
+
+class Batches:
+    """Generated tokens of the batches of one task and policy, kept until the task is scored.
+
+    HFLM forms the same batches whenever it is given the same requests, so a batch is generated again as a
+    whole or not at all, and what is read from here has the bits that it had.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+
+    def get(self, key: str) -> list[list[int]] | None:
+        """Return the rows of token ids of a batch; None if they are not there or damaged."""
+        try:
+            value = json.loads((self.folder / f"{key}.json").read_text(encoding="utf-8"))
+            rows: list[list[int]] = value["rows"]
+            return rows if value["sha256"] == digest(rows) else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def put(self, key: str, rows: list[list[int]]) -> None:
+        """Store the rows of token ids of a batch, atomically.
+
+        Raises:
+            DrirlError: it cannot be written.
+        """
+        with atomic_write(self.folder / f"{key}.json") as temporary:
+            temporary.write_text(json.dumps({"rows": rows, "sha256": digest(rows)}), encoding="utf-8")
+
+    def clear(self) -> None:
+        """Remove them."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class ScoreCache:
@@ -74,6 +110,10 @@ class ScoreCache:
         head = json.dumps(about | {"cost": entry.cost}, sort_keys=True)
         with atomic_write(self._path(key)) as temporary:
             temporary.write_text(f"{head}\n{body}", encoding="utf-8")
+
+    def batches(self, key: str) -> Batches:
+        """Return the place for the batches of a key's task, for as long as it has no entry."""
+        return Batches(self.folder / "batches" / key)
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.jsonl"

@@ -214,9 +214,13 @@ def score_model(
         for name in names:
             entry = known.get(name)
             if entry is None:
+                batches = cache.batches(keys[name]) if cache is not None else None
+                if isinstance(lm, PolicyLM):
+                    lm.batches = batches
                 entry = _score_task(tasks.tasks[name], lm, settings, rewards)
-                if cache is not None:
+                if cache is not None and batches is not None:
                     cache.put(keys[name], entry)
+                    batches.clear()
             items += with_subject(
                 entry.items,
                 run_id=subject.run_id,

@@ -14,6 +14,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import has_bos_prefix
 
 from drirl.errors import DrirlError
+from drirl.evaluate.cache import Batches, digest
 
 __all__ = ["PolicyLM"]
 
@@ -46,6 +47,9 @@ class PolicyLM(HFLM):
         overlong: what a prompt does that leaves no room for ``max_gen_toks`` tokens in the context.
         plain: prompts come without a chat template.
         progress: show a progress bar.
+
+    Attributes:
+        batches: where the tokens of finished batches are kept for a run that goes on; None: nowhere.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class PolicyLM(HFLM):
         self.truncated: set[Key] = set()
         self._checked: set[Key] = set()
         self.cache_hook = _EndRecorder()
+        self.batches: Batches | None = None
         configured = getattr(model.generation_config, "eos_token_id", None)
         ids = configured if isinstance(configured, list) else [configured]
         self.end_ids: list[int] = sorted({i for i in [*ids, tokenizer.eos_token_id] if i is not None})
@@ -165,25 +170,47 @@ class PolicyLM(HFLM):
     def _model_generate(
         self, context: torch.Tensor, max_length: int, stop: list[str], **generation_kwargs: Any
     ) -> torch.Tensor:
-        """As HFLM, with the end tokens passed on as ids; shapes (B, P) -> (B, P + new tokens)."""
+        """As HFLM, with the end tokens passed on as ids; shapes (B, P) -> (B, P + new tokens).
+
+        A batch that is in ``batches`` is not generated again.
+        """
+        key = digest([context.tolist(), max_length, stop, generation_kwargs]) if self.batches else ""
+        known = self.batches.get(key) if self.batches else None
+        if known is not None:
+            new = torch.tensor(known, dtype=context.dtype, device=context.device)  # (B, T)
+            out = torch.cat([context, new.reshape(len(known), -1)], dim=1)
+            self._note_ends(known, self._words(stop))
+            return out
+        out = self._generate(context, max_length, stop, **generation_kwargs)
+        rows: list[list[int]] = out[:, context.shape[1] :].tolist()
+        if self.batches:
+            self.batches.put(key, rows)
+        self._note_ends(rows, self._words(stop))
+        return out
+
+    def _words(self, stop: list[str]) -> list[str]:
+        """Return the stop strings that are no end token."""
         ends = [self.tokenizer.decode([i]) for i in self.end_ids]
-        words = [s for s in stop if s not in ends]
-        if words:
-            out = super()._model_generate(
+        return [s for s in stop if s not in ends]
+
+    def _generate(
+        self, context: torch.Tensor, max_length: int, stop: list[str], **generation_kwargs: Any
+    ) -> torch.Tensor:
+        if self._words(stop):
+            return super()._model_generate(
                 context, max_length, stop, eos_token_id=self.end_ids, **generation_kwargs
             )
-        else:  # no stop strings: skip HFLM's criterion, which decodes every row at every step
-            generation_kwargs.pop("temperature", None)
-            generation_kwargs["do_sample"] = False
-            out = self.model.generate(
-                input_ids=context,
-                max_length=max_length,
-                eos_token_id=self.end_ids,
-                pad_token_id=self.tokenizer.pad_token_id,
-                use_cache=True,
-                **generation_kwargs,
-            )
-        self._note_ends(out[:, context.shape[1] :].tolist(), words)
+        # No stop strings: skip HFLM's criterion, which decodes every row at every step.
+        generation_kwargs.pop("temperature", None)
+        generation_kwargs["do_sample"] = False
+        out: torch.Tensor = self.model.generate(
+            input_ids=context,
+            max_length=max_length,
+            eos_token_id=self.end_ids,
+            pad_token_id=self.tokenizer.pad_token_id,
+            use_cache=True,
+            **generation_kwargs,
+        )
         return out
 
     def _note_ends(self, rows: list[list[int]], words: list[str]) -> None:

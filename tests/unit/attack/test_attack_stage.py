@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from drirl.attack import search
 from drirl.attack.stage import attack_cell
 from drirl.config import Params, validate
 from drirl.errors import DrirlError
@@ -109,6 +111,34 @@ def test_a_cell_writes_records_without_attack_text(params: Params, out: Path, ti
     assert {path.stem for path in (out / "hidden").iterdir()} == set(summary)
     assert given == summary
     assert {path.name: path.read_bytes() for path in (out / "again").iterdir()} == before
+
+
+def test_an_interrupted_cell_goes_on_with_the_next_attack(
+    params: Params, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from drirl.attack import stage
+
+    job = stage._jobs(params, params.attack, "tiny", "base", None)[0]
+    whole = stage._attack(replace(job, cache=None))
+    assert not (out / "cache" / "attacks").exists()
+    assert stage._attack(job) == whole
+    assert len(list((out / "cache" / "attacks").iterdir())) == 2
+    asked: list[str] = []
+    run_search = search.run_search
+
+    def counted(found: Any, *args: Any) -> Any:
+        asked.append(type(found).__name__)
+        return run_search(found, *args)
+
+    monkeypatch.setattr(search, "run_search", counted)
+    assert stage._attack(job) == whole
+    assert asked == []
+    (first, *_) = sorted((out / "cache" / "attacks").iterdir())
+    first.write_text("{")
+    assert stage._attack(job) == whole
+    assert len(asked) == 1
+    assert stage._attack(replace(job, settings=job.settings.model_copy(update={"seed": 1}))).steps
+    assert len(asked) == 3
 
 
 def test_a_missing_policy_is_one_clear_error(params: Params) -> None:

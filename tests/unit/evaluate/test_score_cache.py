@@ -12,7 +12,15 @@ import pytest
 
 from drirl.evaluate import cache as cache_module
 from drirl.evaluate import harness
-from drirl.evaluate.cache import Entry, ScoreCache, rewards_digest, sources, sources_digest, tokenizer_digest
+from drirl.evaluate.cache import (
+    Batches,
+    Entry,
+    ScoreCache,
+    rewards_digest,
+    sources,
+    sources_digest,
+    tokenizer_digest,
+)
 from drirl.evaluate.harness import Scored, Subject, score_policy
 from drirl.evaluate.policy_lm import PolicyLM
 from drirl.evaluate.settings import EvaluateSettings
@@ -114,6 +122,43 @@ def test_an_interrupted_run_loses_one_task(
     assert asked == TASKS[1:]
     assert resumed.known == TASKS[:1]
     assert resumed.items == whole.items
+
+
+def test_an_interrupted_task_goes_on_with_the_next_batch(
+    score: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    expected = written(score(keep=False, batch_size=1), tmp_path / "whole.jsonl")
+    generate, done = PolicyLM._generate, 0
+
+    def stop(self: PolicyLM, context: Any, *args: Any, **options: Any) -> Any:
+        nonlocal done
+        if done == 3:  # the second batch of the second task
+            raise KeyboardInterrupt
+        done += 1
+        return generate(self, context, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PolicyLM, "_generate", stop)
+        with pytest.raises(KeyboardInterrupt):
+            score(batch_size=1)
+    (kept,) = (tmp_path / "scores" / "batches").glob("*/*.json")
+    done = -10
+    monkeypatch.setattr(PolicyLM, "_generate", stop)
+    resumed = score(batch_size=1)
+    assert done == -9  # of two prompts the other one
+    assert written(resumed, tmp_path / "resumed.jsonl") == expected
+    assert not kept.exists()
+
+
+def test_a_damaged_batch_is_generated_again(tmp_path: Path) -> None:
+    batches = Batches(tmp_path / "b")
+    batches.put("k", [[1, 2], [3, 4]])
+    assert batches.get("k") == [[1, 2], [3, 4]]
+    path = tmp_path / "b" / "k.json"
+    path.write_text(path.read_text().replace("3", "5"))
+    assert batches.get("k") is None
+    path.write_text("{")
+    assert batches.get("k") is batches.get("other") is None
 
 
 def test_a_changed_byte_of_what_is_scored_is_a_miss(
