@@ -327,45 +327,62 @@ def read_jsonl(path: Path, cls: type[R] | None = None) -> list[R] | list[dict[st
     return rows
 
 
-_HINTS: dict[type, dict[str, Any]] = {}
+@dataclasses.dataclass(frozen=True)
+class _Field:
+    """How a field is checked: ``types`` are those of its JSON values, None if anything may stand there."""
+
+    name: str
+    types: frozenset[type] | None
+    expected: str
+    required: bool
+
+
+_FIELDS: dict[type, tuple[frozenset[str], tuple[_Field, ...]]] = {}
+
+
+def _fields(cls: type) -> tuple[frozenset[str], tuple[_Field, ...]]:
+    """Return the names and the fields of a record class, looked up once."""
+    if cls in _FIELDS:
+        return _FIELDS[cls]
+    hints = typing.get_type_hints(cls)
+    found = []
+    for spec in dataclasses.fields(cls):
+        hint = hints[spec.name]
+        required = spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
+        expected = getattr(hint, "__name__", str(hint))
+        found.append(_Field(spec.name, _types(hint), expected, required))
+    _FIELDS[cls] = frozenset(spec.name for spec in found), tuple(found)
+    return _FIELDS[cls]
 
 
 def _construct(cls: type[R], value: dict[str, Any], where: str) -> R:
-    if cls not in _HINTS:
-        _HINTS[cls] = typing.get_type_hints(cls)
-    hints = _HINTS[cls]
+    names, fields = _fields(cls)
     version = value.get("schema_version", SCHEMA_VERSION)
-    if "schema_version" in hints and version != SCHEMA_VERSION:
+    if version != SCHEMA_VERSION and "schema_version" in names:
         raise DrirlError(
             f"{where}: schema version {version}, this drirl reads {SCHEMA_VERSION}; "
             "rerun the stage that wrote the file"
         )
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(set(value) - set(fields))
-    if unknown:
-        raise DrirlError(f"{where}: unknown field '{unknown[0]}' for a {cls.__name__} record")
-    for name, spec in fields.items():
-        if name not in value:
-            if spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
-                raise DrirlError(f"{where}: field '{name}' is missing from a {cls.__name__} record")
-            continue
-        if not _fits(value[name], hints[name]):
-            expected = getattr(hints[name], "__name__", str(hints[name]))
-            found = type(value[name]).__name__
-            raise DrirlError(f"{where}: field '{name}' should be {expected}, found {found}")
+    if not value.keys() <= names:
+        raise DrirlError(f"{where}: unknown field '{min(value.keys() - names)}' for a {cls.__name__} record")
+    for spec in fields:
+        if spec.name in value:
+            if spec.types is not None and type(value[spec.name]) not in spec.types:
+                found = type(value[spec.name]).__name__
+                raise DrirlError(f"{where}: field '{spec.name}' should be {spec.expected}, found {found}")
+        elif spec.required:
+            raise DrirlError(f"{where}: field '{spec.name}' is missing from a {cls.__name__} record")
     return cls(**value)
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    origin = typing.get_origin(hint)
+def _types(hint: Any) -> frozenset[type] | None:
+    """Return the types that a JSON value of a field may have; a float may be written as an integer."""
     if hint is Any:
-        return True
+        return None
+    origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, option) for option in typing.get_args(hint))
-    if hint is type(None):
-        return value is None
+        options = [_types(option) for option in typing.get_args(hint)]
+        return None if None in options else frozenset().union(*(o for o in options if o is not None))
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, origin or hint)
+        return frozenset({float, int})
+    return frozenset({origin or hint})

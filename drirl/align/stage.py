@@ -155,6 +155,7 @@ def train_seed(job: Job) -> None:
     found = find_method(job.method, job.baselines)
     config = parse_config(found, job.values)
     rewards = job.out / "reward" / job.model
+    train, val = _load_splits(job.out, ("train", "val"))
     with atomic_dir(job.folder) as folder:
         inputs = Inputs(
             model=job.model,
@@ -163,8 +164,8 @@ def train_seed(job: Job) -> None:
             policy_path=job.policy,
             revision=job.revision,
             pointed=job.pointed,
-            train=_load_split(job.out, "train"),
-            val=_load_split(job.out, "val"),
+            train=train,
+            val=val,
             reward_path=rewards / "irl",
             static_reward_path=rewards / "static",
             shared=job.shared,
@@ -197,22 +198,25 @@ def train_seed(job: Job) -> None:
     meter.write(job.out)
 
 
-def _load_split(out: Path, split: str) -> list[tuple[Prompt, Demo]]:
-    """Return the prompts of a split with their demonstrations, in the order of the file.
+def _load_splits(out: Path, splits: Sequence[str]) -> list[list[tuple[Prompt, Demo]]]:
+    """Return the prompts of each split with their demonstrations, in the order of the file.
 
     Raises:
         DrirlError: a prompt without a demonstration.
     """
     demos = {demo.prompt_id: demo for demo in read_jsonl(out / "data" / "demos.jsonl", Demo)}
-    prompts = [p for p in read_jsonl(out / "data" / "prompts.jsonl", Prompt) if p.split == split]
-    prompts = of_half(prompts, out / "data", "policy")
-    for prompt in prompts:
-        if prompt.prompt_id not in demos:
-            raise DrirlError(
-                f"{out}/data/demos.jsonl: no demonstration for prompt {prompt.prompt_id} of the {split} "
-                "split; rerun the stage 'data'"
-            )
-    return [(prompt, demos[prompt.prompt_id]) for prompt in prompts]
+    prompts = read_jsonl(out / "data" / "prompts.jsonl", Prompt)
+    found = []
+    for split in splits:
+        own = of_half([p for p in prompts if p.split == split], out / "data", "policy")
+        for prompt in own:
+            if prompt.prompt_id not in demos:
+                raise DrirlError(
+                    f"{out}/data/demos.jsonl: no demonstration for prompt {prompt.prompt_id} of the {split} "
+                    "split; rerun the stage 'data'"
+                )
+        found.append([(prompt, demos[prompt.prompt_id]) for prompt in own])
+    return found
 
 
 def _finished(job: Job) -> bool:

@@ -363,7 +363,7 @@ def test_the_command_measures_a_model(
 
 
 def test_rewards_and_policies_read_their_own_half(tmp_path: Path) -> None:
-    from drirl.align.stage import _load_split
+    from drirl.align.stage import _load_splits
     from drirl.records import Demo, write_json, write_jsonl
     from drirl.reward.items import load_items
 
@@ -373,10 +373,10 @@ def test_rewards_and_policies_read_their_own_half(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "data/demos.jsonl", demos)
     both = {p.prompt_id for p in rows if p.split == "train"}
     assert {item.prompt.prompt_id for item in load_items(tmp_path, "train")} == both
-    assert {p.prompt_id for p, _ in _load_split(tmp_path, "train")} == both
+    assert {p.prompt_id for p, _ in _load_splits(tmp_path, ["train"])[0]} == both
     write_json(tmp_path / "data/halves.json", halve(rows, 0))
     reward = {item.prompt.prompt_id for item in load_items(tmp_path, "train")}
-    policy = {p.prompt_id for p, _ in _load_split(tmp_path, "train")}
+    policy = {p.prompt_id for p, _ in _load_splits(tmp_path, ["train"])[0]}
     assert reward | policy == both
     assert not reward & policy
     assert abs(len(reward) - len(policy)) <= 3 * 8
