@@ -205,7 +205,7 @@ def _deltas(found: Gathered, groups: Sequence[RolloutGroup]) -> tuple[dict[str, 
         return ([" ".join(text.split())] if found_ else []) if whole else found_
 
     rows = [
-        (split_draft(text)[1] or text, demos[g.prompt_id], g.prompt_id)
+        (split_draft(text)[1], demos[g.prompt_id], g.prompt_id)
         for g in groups
         if g.prompt_id in demos
         for text in g.completions

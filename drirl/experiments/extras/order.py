@@ -59,7 +59,7 @@ def refusal_order(found: Gathered, target: Path) -> Section:
 
 def pairs_of(group: RolloutGroup) -> tuple[float, int]:
     """Return how many (refusal, compliant) pairs of a group have the refusal lower, ties half, and all."""
-    refused = [is_refusal(split_draft(text)[1] or text) for text in group.completions]
+    refused = [is_refusal(split_draft(text)[1]) for text in group.completions]
     high = [r for r, yes in zip(group.r_gen, refused, strict=True) if yes]
     low = [r for r, yes in zip(group.r_gen, refused, strict=True) if not yes]
     wrong = sum((a < b) + 0.5 * (a == b) for a in high for b in low)

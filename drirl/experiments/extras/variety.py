@@ -39,7 +39,7 @@ def diversity(found: Gathered, target: Path) -> Section:
             by_seed: dict[int, dict[str, str]] = {}
             for item in read_jsonl(path, EvalItem):
                 if item.kind == "harmful" and item.metric == "refusal_rate":
-                    reply = split_draft(item.response)[1] or item.response
+                    reply = split_draft(item.response)[1]
                     by_seed.setdefault(item.seed, {})[item.item_id] = reply
             values = np.array([_figures(list(replies.values()), demos) for replies in by_seed.values()])
             if not len(values):
