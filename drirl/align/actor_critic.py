@@ -107,7 +107,15 @@ class ActorCriticTrainer(ScaledGRPOTrainer):
     _keeps_state = True
 
     def shaped_advantages(self, batch: ScoredBatch, output: dict[str, Any]) -> Tensor:
-        """Return whitened advantages per token, (B, T); adds ``returns`` and ``old_values`` to ``output``."""
+        """Return whitened advantages per token, (B, T); adds ``returns`` and ``old_values`` to ``output``.
+
+        A completion whose reward is not finite leaves the batch: its ``completion_mask`` becomes 0, so that
+        neither loss nor whitening sees it.
+        """
+        scored = batch.rewards.isfinite().to(output["completion_mask"].device)  # (B,)
+        if not scored.all():
+            output["completion_mask"] = output["completion_mask"] * scored[:, None]
+            self.log_value("drirl/unscored_share", 1.0 - float(scored.float().mean()))
         ids, attention, mask = _join(output)
         length = mask.shape[1]
         with torch.no_grad():
@@ -130,10 +138,11 @@ class ActorCriticTrainer(ScaledGRPOTrainer):
         self._tokens = float(self.accelerator.reduce(mask.sum(), reduction="sum")) / parts
         kl = torch.exp(-log_ratio) + log_ratio - 1.0  # the estimator that GRPO logs
         self.log_value("kl", float((kl * mask).sum() / mask.sum().clamp(min=1)))
-        spread = ((returns - returns[mask.bool()].mean())[mask.bool()] ** 2).mean().clamp(min=1e-8)
-        self.log_value(
-            "drirl/explained_variance", float(1 - ((returns - values)[mask.bool()] ** 2).mean() / spread)
-        )
+        inside = mask.bool()
+        if inside.any():
+            spread = ((returns - returns[inside].mean())[inside] ** 2).mean().clamp(min=1e-8)
+            explained = 1 - ((returns - values)[inside] ** 2).mean() / spread
+            self.log_value("drirl/explained_variance", float(explained))
         return self._whiten(advantages, mask)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
@@ -175,6 +184,7 @@ class ActorCriticTrainer(ScaledGRPOTrainer):
         """Shift and scale to mean 0 and variance 1 over the tokens of all processes; padding becomes 0."""
         sums = torch.stack([(advantages * mask).sum(), (advantages**2 * mask).sum(), mask.sum()])
         total, squares, count = self.accelerator.reduce(sums.double(), reduction="sum")
+        count = count.clamp(min=1)
         mean = total / count
         std = (squares / count - mean**2).clamp(min=0).sqrt()
         return (((advantages - mean) / (std + 1e-8)) * mask).to(advantages.dtype)

@@ -104,3 +104,36 @@ def test_token_rewards_gradient_clipping_and_the_kl_outside_the_loss(
 def test_without_a_reference_there_is_no_penalty(ppo: Any, make_inputs: Make) -> None:
     with pytest.raises(DrirlError, match=r"align\.shared\.beta"):
         ppo.train(make_inputs(shared=SMALL.model_copy(update={"beta": 0.0})), ppo.Config())
+
+
+@pytest.mark.parametrize("lost", ["some", "all"])
+def test_a_completion_without_a_reward_leaves_the_batch(
+    ppo: Any, make_inputs: Make, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    seen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    calculate = ActorCriticTrainer._calculate_rewards
+    loss = ppo.clipped_value_loss
+
+    def rewards(self: ActorCriticTrainer, *args: Any) -> torch.Tensor:
+        found = calculate(self, *args)
+        rows = slice(0, 2) if lost == "some" else slice(None)
+        self._batch.rewards[rows] = torch.nan
+        return found
+
+    def value_loss(values: Any, old: Any, returns: Any, mask: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        seen.append((values.detach(), returns, mask))
+        return loss(values, old, returns, mask, *args, **kwargs)
+
+    monkeypatch.setattr(ActorCriticTrainer, "_calculate_rewards", rewards)
+    monkeypatch.setattr(ppo, "clipped_value_loss", value_loss)
+    inputs = make_inputs(lost)
+    ppo.train(inputs, ppo.Config())
+    empty = [int((mask.sum(-1) == 0).sum()) for _, _, mask in seen]
+    assert all(count == (2 if lost == "some" else len(seen[0][2])) for count in empty)
+    assert all(returns[mask.bool()].isfinite().all() for _, returns, mask in seen)
+    assert all(
+        value.isfinite().all() for value in load_file(inputs.out / "policy" / "model.safetensors").values()
+    )
+    share = 2 / len(seen[0][2]) if lost == "some" else 1.0
+    log = read_jsonl(inputs.out / "log.jsonl")
+    assert [row["unscored_share"] for row in log] == [pytest.approx(share)] * SMALL.updates
