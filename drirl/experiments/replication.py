@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import tempfile
 from pathlib import Path
 
 from pydantic import Field
@@ -13,7 +14,7 @@ from drirl.compare.stats import Estimate
 from drirl.errors import DrirlError
 from drirl.experiments.gather import Gathered, gather
 from drirl.experiments.measures import find
-from drirl.experiments.page import MISSING, _notice, _points, markdown_table
+from drirl.experiments.page import MISSING, _notice, _points, folder_of, markdown_table
 from drirl.experiments.plan import FOLDER, Contrast, Plan, _parse
 from drirl.records import atomic_write
 from drirl.settings import Section as Settings
@@ -100,17 +101,21 @@ def write_replication(plan: Plan, reports: Path | None = None) -> Path:
                     escape(note),
                 ]
             )
-        if claim.section:
+        for model, answer, same in _told(found, claim):
+            counts["all"] += 1
+            counts["same direction"] += same == "yes"
+            counts["significant"] += same == "yes"
+            counts[MISSING] += same == MISSING
             lines.append(
                 [
                     escape(claim.claim),
                     escape(claim.where),
                     _published(plan, claim),
-                    "",
-                    f"see [{claim.experiment}](tables/{claim.experiment}.md)",
-                    "",
-                    "",
-                    "",
+                    escape(model),
+                    answer,
+                    f"[{claim.experiment}]({folder_of(claim.experiment)}/{claim.experiment}.md)",
+                    same,
+                    same,
                     escape(claim.note),
                 ]
             )
@@ -130,9 +135,11 @@ def write_replication(plan: Plan, reports: Path | None = None) -> Path:
         f"{counts['same direction']} of {counts['all']} differences point the way the paper says, "
         f"{counts['significant']} of them significantly; {counts[MISSING]} are missing.\n\n"
         f"Significant: the {level} % interval over intents and seeds excludes zero on the paper's side "
-        "(against: on the other). Published numbers are of other models and benchmarks: only the direction "
-        "can be compared. Our measures stand for theirs: disguised prompts for StrongREJECT, paraphrased for "
+        "(against: on the other); where a page's answer is shown, what it says. Published numbers are of "
+        "other models and benchmarks: only the direction can be compared. Our measures stand for theirs: disguised prompts for StrongREJECT, paraphrased for "
         "WildChat, direct for XSTest, tasks for GSM8K. Differences are not corrected for their number. "
+        "Without a row, because the profile does not measure them: the columns Stereotype, SimpleQA, AdvGLUE "
+        "and HHH of table 1, and the GPU hours of table 2. "
         f"Profile {code(plan.params.run.profile)}, split {code(plan.params.evaluate.split)}."
     )
     parts = ["# Which claims held", _notice(plan), text, markdown_table(heads, lines)]
@@ -154,6 +161,22 @@ def _ours(found: Gathered | None, claim: Claim, model: str) -> tuple[str, Estima
     contrast = Contrast(of=claim.of, against=claim.against, metric=claim.metric, expect="differs")
     difference = found.analysis.difference(model, contrast.of, contrast.against, *place[1:])
     return place[0], difference.estimate if difference else None
+
+
+def _told(found: Gathered | None, claim: Claim) -> list[tuple[str, str, str]]:
+    """Return (model, answer, yes or no) of a claim that a section of its page answers, with an interval."""
+    if found is None or not claim.section:
+        return []
+    from drirl.experiments.extras import build
+
+    with tempfile.TemporaryDirectory() as unused:
+        answers = build(claim.section, found, Path(unused)).answers
+    told = []
+    for model in found.models:
+        name, _, text = answers.get(model, f"{model}: {MISSING}").partition(": ")
+        verdict = "yes" if "**yes**" in text else "no" if "**no**" in text else "cannot tell"
+        told.append((model, text, MISSING if MISSING in text or not name else verdict))
+    return told
 
 
 def _models(plan: Plan, claim: Claim) -> list[str]:
