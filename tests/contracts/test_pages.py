@@ -1,4 +1,4 @@
-"""Every committed page of a table, figure or question answers, with intervals, n, a figure and its numbers."""
+"""Every committed page of a table, figure or question answers, with intervals, n, figure and numbers."""
 
 from __future__ import annotations
 
