@@ -132,7 +132,7 @@ def write_replication(plan: Plan, reports: Path | None = None) -> Path:
     ]
     level = f"{100 * plan.params.compare.confidence:g}"
     text = (
-        f"{counts['same direction']} of {counts['all']} differences point the way the paper says, "
+        f"{counts['same direction']} of {counts['all']} rows point the way the paper says, "
         f"{counts['significant']} of them significantly; {counts[MISSING]} are missing.\n\n"
         f"Significant: the {level} % interval over intents and seeds excludes zero on the paper's side "
         "(against: on the other); where a page's answer is shown, what it says. Published numbers are of "

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(p for folder in ("tables", "questions") for p in (ROOT / "reports" / folder).glob("*.md"))
 NO_INTERVAL = {"table6"}
 """Pages of settings alone."""
-NO_FIGURE = {"table6", "table7", "table8"}
+NO_FIGURE = {"table6", "table7"}
 
 pytestmark = pytest.mark.skipif(
     subprocess.run(

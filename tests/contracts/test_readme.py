@@ -75,7 +75,7 @@ def test_seconds_of_the_readme_are_those_of_the_report() -> None:
 
 def test_the_count_of_claims_is_that_of_the_summary() -> None:
     summary = (ROOT / "reports" / "replication.md").read_text(encoding="utf-8")
-    counted = re.search(r"(\d+) of (\d+) differences point .*?, (\d+) of them significantly", summary)
+    counted = re.search(r"(\d+) of (\d+) rows point .*?, (\d+) of them significantly", summary)
     assert counted is not None
     same, total, significant = counted.groups()
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from drirl.compare.names import CATEGORIES, escape
+from drirl.compare.tables import Row
+from drirl.experiments.figures import draw_intervals
 from drirl.experiments.gather import Gathered
 from drirl.experiments.page import MISSING, Fact, Section, markdown_table
 from drirl.records import read_json
@@ -13,6 +15,8 @@ from drirl.records import read_json
 __all__ = ["reward_accuracy", "reward_cost", "reward_iterations", "tail_rewards"]
 
 SAMPLE, BAD = "sample", "unsafe_or_broken"
+SAMPLED = ("updated", "unsafe_or_broken_updated")
+"""Cells of the policy that the first reward moved."""
 BAR = 0.5
 
 
@@ -55,6 +59,7 @@ def reward_accuracy(found: Gathered, target: Path) -> Section:
             "Rank correlation with length",
         ]
         parts.append(f"### {escape(model)}\n\n{markdown_table(heads, lines)}")
+        parts += [_kinds(last["groups"]), _calibration(found, model, last)]
         parts.append(_matrix(last.get("cross_category")))
         below = [
             _name(group)
@@ -68,7 +73,67 @@ def reward_accuracy(found: Gathered, target: Path) -> Section:
         "Share of held-out pairs in which the demonstration has the higher reward, in percent (95 % "
         "bootstrap interval over prompts; n pairs). Chance is 50."
     )
+    figure = _draw(facts, found, target)
+    if figure:
+        parts.insert(1, f"![Held-out accuracy]({figure})")
     return Section("\n\n".join(part for part in parts if part), answers, facts)
+
+
+def _draw(facts: list[Fact], found: Gathered, target: Path) -> str:
+    """Draw the accuracy against samples, and against the bad ones of them, per category; "" without any."""
+    labels = list(dict.fromkeys(fact.name for fact in facts))
+    panels = []
+    for cell, title in ((SAMPLE, "Against samples"), (BAD, "Against unsafe or broken samples")):
+        measure = f"accuracy against {cell}"
+        rows: dict[str, list[tuple[str, Row | None]]] = {}
+        for fact in facts:
+            if fact.measure == measure and not isinstance(fact.value, str):
+                row = Row(
+                    fact.part, fact.name, cell, measure, True, fact.value, fact.low, fact.high, fact.n, 1
+                )
+                rows.setdefault(fact.part, []).append((fact.name, row))
+        if rows:
+            panels.append((title, rows))
+    if not panels:
+        return ""
+    notice = "" if found.plan.params.run.meaningful else "; wiring check, numbers are meaningless"
+    bars = "Bars: bootstrap intervals over prompts; chance is 50 %"
+    return draw_intervals(target / "table8.png", panels, labels, notice, bars).name
+
+
+def _kinds(groups: Any) -> str:
+    """Return the accuracy against each kind of hard negative."""
+    kinds = sorted({kind for group in groups.values() for kind in group["cells"]} - {*SAMPLED, SAMPLE, BAD})
+    lines = []
+    for group, values in groups.items():
+        cells = [values["cells"].get(kind) or {} for kind in kinds]
+        shown = [
+            MISSING if c.get("accuracy") is None else f"{100 * c['accuracy']:.0f} ({c['n']})" for c in cells
+        ]
+        lines.append([escape(_name(group)), *shown])
+    heads = ["Category", *(escape(kind.replace("_", " ")) for kind in kinds)]
+    return (
+        f"Against hard negatives, percent (n; {MISSING}: not made for it):\n\n{markdown_table(heads, lines)}"
+    )
+
+
+def _calibration(found: Gathered, model: str, last: Any) -> str:
+    """Return one sentence on the reliability of the pairs' probabilities and one on cost."""
+    texts = []
+    if reliability := last.get("reliability"):
+        texts.append(
+            f"Calibration: the probability of a pair's order, sigmoid of the gap, is off by "
+            f"{100 * reliability['ece']:.1f} points on average (expected calibration error, bins of a tenth, all "
+            f"{reliability['n']} pairs)."
+        )
+    cost = _cost(found, None, model)
+    if cost and "cost" in last:
+        parameters = f"{last['cost']['parameters']:,}".replace(",", " ")
+        texts.append(
+            f"Cost: {parameters} parameters, {cost['cpu_s']:.0f} CPU s, "
+            f"{cost['peak_rss_bytes'] / 2**20:.0f} MiB at most."
+        )
+    return " ".join(texts)
 
 
 def _numbers(cell: Any) -> tuple[float | None, float | None, float | None, int | None]:
