@@ -83,7 +83,7 @@ def _draw(facts: list[Fact], found: Gathered, target: Path) -> str:
     """Draw the accuracy against samples, and against the bad ones of them, per category; "" without any."""
     labels = list(dict.fromkeys(fact.name for fact in facts))
     panels = []
-    for cell, title in ((SAMPLE, "Against samples"), (BAD, "Against unsafe or broken samples")):
+    for cell, title in ((SAMPLE, "Against samples"), (BAD, "Unsafe or broken ones")):
         measure = f"accuracy against {cell}"
         rows: dict[str, list[tuple[str, Row | None]]] = {}
         for fact in facts:
@@ -122,9 +122,9 @@ def _calibration(found: Gathered, model: str, last: Any) -> str:
     texts = []
     if reliability := last.get("reliability"):
         texts.append(
-            f"Calibration: the probability of a pair's order, sigmoid of the gap, is off by "
-            f"{100 * reliability['ece']:.1f} points on average (expected calibration error, bins of a tenth, all "
-            f"{reliability['n']} pairs)."
+            "Calibration: the probability of a pair's order, sigmoid of the gap, is off by "
+            f"{100 * reliability['ece']:.1f} points on average (expected calibration error over all "
+            f"{reliability['n']} pairs, bins of a tenth)."
         )
     cost = _cost(found, None, model)
     if cost and "cost" in last:
