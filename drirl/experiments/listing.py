@@ -22,7 +22,7 @@ ALIGN_CPU_S = {"sft": 15.0, "dpo": 20.0, "dpo_s": 25.0, "sacpo": 30.0, "kto": 20
 """CPU seconds of one seed on one of two cores, profile tiny, where nothing was measured; others: 55."""
 
 OTHER_ALIGN_CPU_S, EVALUATE_CPU_S, REWARD_CPU_S, START_S = 55.0, 12.0, 290.0, 9.0
-RERANK_CPU_S, ROUTES_CPU_S, CROSS_CPU_S, ATTACK_CPU_S = 75.0, 60.0, 15.0, 120.0
+RERANK_CPU_S, ROUTES_CPU_S, CROSS_CPU_S, ATTACK_CPU_S = 75.0, 60.0, 15.0, 8.0
 RESCORE_SHARE, VALIDATION_SHARE = 0.7, 0.5
 """Cost of scoring attacked, or validation, prompts against that of scoring the test prompts."""
 
@@ -191,6 +191,7 @@ def _grid_seconds(plan: Plan) -> float:
     for cell in cells(plan) if plan.grid is not None else []:
         name = f"{cell.model}/{cell.method}"
         align = _per_seed(known, "align", name) or ALIGN_CPU_S.get(cell.method, OTHER_ALIGN_CPU_S)
+        align = 0.0 if cell.default else align  # the headline or an arm has that policy
         total += align + VALIDATION_SHARE * (_per_seed(known, "evaluate", name) or EVALUATE_CPU_S)
     return total / _cores(plan) + START_S
 
