@@ -34,16 +34,9 @@ def run(
     arms: Annotated[list[str], typer.Argument(help="Names of arms, or of methods.")], model: Model = None
 ) -> None:
     """Train and score arms side by side; experiments/dvc.yaml calls this."""
-    from drirl.experiments.best_of import run_best_of
     from drirl.experiments.run import run_arms
 
-    plan = _plan()
-    reranked = [arm for arm in arms if plan.arm(arm).make == "rerank"]
-    for of in dict.fromkeys(plan.arm(arm).of for arm in reranked):
-        for one in [model] if model else plan.arm_models(reranked[0]):
-            run_best_of(plan, of, one)
-    if others := [arm for arm in arms if arm not in reranked]:
-        run_arms(plan, others, [model] if model else None)
+    run_arms(_plan(), arms, [model] if model else None)
 
 
 @experiments_app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -12,7 +12,10 @@ from matplotlib.figure import Figure
 from drirl.compare import figures as house
 from drirl.compare.tables import Row
 
-__all__ = ["draw_curves", "draw_intervals"]
+if TYPE_CHECKING:
+    from drirl.experiments.page import Fact
+
+__all__ = ["draw_curves", "draw_facts", "draw_intervals"]
 
 
 def draw_intervals(
@@ -66,6 +69,31 @@ def draw_intervals(
             )
         house._save(figure, path)
     return path
+
+
+def draw_facts(
+    path: Path, facts: Sequence[Fact], measures: Mapping[str, str], notice: str, bars: str
+) -> Path | None:
+    """Draw one panel per measure: names downwards, a marker and an interval per part.
+
+    Args:
+        measures: measure of the facts -> title of its panel.
+    Returns:
+        ``path``, or None if no fact has such a measure.
+    """
+    panels = []
+    for measure, title in measures.items():
+        rows: dict[str, list[tuple[str, Row | None]]] = {}
+        for f in facts:
+            if f.measure == measure and not isinstance(f.value, str):
+                row = Row(f.part, f.name, "", measure, True, f.value, f.low, f.high, f.n, None)
+                rows.setdefault(f.part, []).append((f.name, row))
+        if rows:
+            panels.append((title, rows))
+    if not panels:
+        return None
+    labels = list(dict.fromkeys(f.name for f in facts if f.measure in measures))
+    return draw_intervals(path, panels, labels, notice, bars)
 
 
 def draw_curves(

@@ -34,6 +34,11 @@ class Gathered:
     missing: dict[tuple[str, str], str] = field(default_factory=dict)
     arms: dict[str, Resolved] = field(default_factory=dict)
 
+    @property
+    def notice(self) -> str:
+        """Return what figures add to their legend where the numbers mean nothing, else an empty text."""
+        return "" if self.plan.params.run.meaningful else "; wiring check, numbers are meaningless"
+
     def folder(self, label: str, stage: str, model: str) -> Path | None:
         """Return the folder of an arm's cell in a stage, or None if the arm cannot run."""
         arm = self.arms.get(label)

@@ -324,7 +324,7 @@ def _figure(found: Gathered, path: Path) -> Path | None:
         panels.append((title, rows))
     if not panels:
         return None
-    notice = "" if found.plan.params.run.meaningful else "; wiring check, numbers are meaningless"
+    notice = found.notice
     return draw_intervals(path, panels, list(found.experiment.arms), notice)
 
 

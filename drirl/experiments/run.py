@@ -63,22 +63,28 @@ def run_arms(plan: Plan, names: Sequence[str], models: Sequence[str] | None = No
     Finished seeds are kept, and so are the scores of policies that are scored already.
 
     Args:
-        names: arms of any kind but rerank; models: those that an experiment needs if None.
+        names: arms of any kind; models: those that an experiment needs if None.
     Raises:
         DrirlError: unknown arm or model, a headline cell, a missing input, or as the stages.
     """
     from drirl.align import stage as align
     from drirl.evaluate import stage as evaluate
+    from drirl.experiments.best_of import run_best_of
     from drirl.experiments.jobs import PRELOAD, score, train
     from drirl.experiments.more import rescored, run_attacked
     from drirl.experiments.routing import routed
     from drirl.parallel import map_processes
 
     cells: list[Cell] = []
+    reranked: set[tuple[str, str]] = set()  # every N of a policy is done at once
     for name in names:
         for model in models or plan.arm_models(name):
-            make = plan.arm(name).make
-            if make == "attack":
+            make, of = plan.arm(name).make, plan.arm(name).of
+            if make == "rerank":
+                if (of, model) not in reranked:
+                    run_best_of(plan, of, model)
+                reranked.add((of, model))
+            elif make == "attack":
                 run_attacked(plan, name, model)
             elif make == "rescore":
                 cells.append(rescored(plan, name, model))

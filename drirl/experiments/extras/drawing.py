@@ -28,6 +28,6 @@ def _draw(found: Gathered, target: Path, draw: object, title: str) -> Section:
     full = gather(found.plan, found.name, more=("refusal", "false_refusal", "help"))
     if full.analysis is None:
         return Section(f"## {title}\n\n{MISSING}.")
-    notice = "" if found.plan.params.run.meaningful else "; wiring check, numbers are meaningless"
+    notice = found.notice
     files = draw(full.analysis, target / f"{found.name}_figure", notice=notice)  # type: ignore[operator]
     return Section(f"## {title}\n\n![{title}]({files[0].relative_to(target)})")

@@ -49,7 +49,7 @@ def alpha_curves(found: Gathered, target: Path) -> Section:
             if points:
                 lines[name] = points
         panels.append((title, lines))
-    notice = "" if found.plan.params.run.meaningful else "; wiring check, numbers are meaningless"
+    notice = found.notice
     path = draw_curves(target / f"{found.name}_alpha.png", panels, notice=notice)
     values = [v for runs in logs.values() for run in runs for v in _all(run, "alpha")]
     low, high = (float(v) for v in np.quantile(values, [0.05, 0.95])) if values else (math.nan, math.nan)

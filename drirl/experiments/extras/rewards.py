@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from drirl.compare.names import CATEGORIES, escape
-from drirl.compare.tables import Row
-from drirl.experiments.figures import draw_intervals
+from drirl.experiments.figures import draw_facts
 from drirl.experiments.gather import Gathered
 from drirl.experiments.page import MISSING, Fact, Section, markdown_table
 from drirl.records import read_json
@@ -81,24 +80,13 @@ def reward_accuracy(found: Gathered, target: Path) -> Section:
 
 def _draw(facts: list[Fact], found: Gathered, target: Path) -> str:
     """Draw the accuracy against samples, and against the bad ones of them, per category; "" without any."""
-    labels = list(dict.fromkeys(fact.name for fact in facts))
-    panels = []
-    for cell, title in ((SAMPLE, "Against samples"), (BAD, "Unsafe or broken ones")):
-        measure = f"accuracy against {cell}"
-        rows: dict[str, list[tuple[str, Row | None]]] = {}
-        for fact in facts:
-            if fact.measure == measure and not isinstance(fact.value, str):
-                row = Row(
-                    fact.part, fact.name, cell, measure, True, fact.value, fact.low, fact.high, fact.n, 1
-                )
-                rows.setdefault(fact.part, []).append((fact.name, row))
-        if rows:
-            panels.append((title, rows))
-    if not panels:
-        return ""
-    notice = "" if found.plan.params.run.meaningful else "; wiring check, numbers are meaningless"
+    measures = {
+        f"accuracy against {SAMPLE}": "Against samples",
+        f"accuracy against {BAD}": "Unsafe or broken ones",
+    }
     bars = "Bars: bootstrap intervals over prompts; chance is 50 %"
-    return draw_intervals(target / "table8.png", panels, labels, notice, bars).name
+    path = draw_facts(target / "table8.png", facts, measures, found.notice, bars)
+    return path.name if path else ""
 
 
 def _kinds(groups: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,7 @@ import numpy as np
 
 from drirl.compare.names import category_name, escape
 from drirl.compare.stats import wilson
-from drirl.compare.tables import Row
-from drirl.experiments.figures import draw_intervals
+from drirl.experiments.figures import draw_facts
 from drirl.experiments.gather import Gathered
 from drirl.experiments.page import MISSING, Fact, Section, markdown_table
 from drirl.records import read_json, read_jsonl
@@ -75,23 +75,15 @@ def real_pairs(found: Gathered, target: Path) -> Section:
 
 def _draw(facts: Sequence[Fact], model: str, found: Gathered, target: Path) -> str:
     """Draw the shares of whole sources that have enough pairs; return the image's Markdown."""
-    shown = [fact for fact in facts if fact.name == "all" and (fact.n or 0) >= LEAST]
-    labels = list(dict.fromkeys(fact.part for fact in shown))
-    panels = []
-    for measure in dict.fromkeys(fact.measure for fact in shown):
-        rows = [
-            (f.part, Row(model, f.part, f.part, measure, True, f.value, f.low, f.high, f.n, 1))
-            for f in shown
-            if f.measure == measure and not isinstance(f.value, str)
-        ]
-        panels.append((measure.capitalize(), {model: rows}))
-    if not panels:
-        return ""
-    notice = "" if found.plan.params.run.meaningful else "; wiring check, numbers are meaningless"
-    path = draw_intervals(
-        target / "q11.png", panels, labels, notice, "Bars: Wilson intervals over pairs; chance is 50 %"
-    )
-    return f"![Pairs ordered right]({path.name})\n\n"
+    shown = [
+        replace(fact, part=model, name=fact.part)
+        for fact in facts
+        if fact.name == "all" and (fact.n or 0) >= LEAST
+    ]
+    measures = {fact.measure: fact.measure.capitalize() for fact in shown}
+    bars = "Bars: Wilson intervals over pairs; chance is 50 %"
+    path = draw_facts(target / "q11.png", shown, measures, found.notice, bars)
+    return f"![Pairs ordered right]({path.name})\n\n" if path else ""
 
 
 def _right(row: Mapping[str, Any], more: str = "") -> float:

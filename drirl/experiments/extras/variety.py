@@ -92,7 +92,7 @@ def entropy(found: Gathered, target: Path) -> Section:
             else:
                 lines.append([escape(model), escape(label), MISSING, MISSING])
         panels.append((f"Token entropy, {model}", curves))
-    notice = "" if found.plan.params.run.meaningful else "; wiring check, numbers are meaningless"
+    notice = found.notice
     path = draw_curves(target / f"{found.name}_entropy.png", panels, notice=notice)
     table = markdown_table(["Model", "Arm", "First update (nats)", "Last update (nats)"], lines)
     return Section(f"## Entropy over training\n\n![entropy]({path.name})\n\n{table}")

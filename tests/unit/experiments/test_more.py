@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,30 @@ def _items(refusals: tuple[float, float, float], false: tuple[float, float], n: 
     for kind, share in zip(("benign", "contrast"), false, strict=True):
         rows += [_item(float(i < share * n), "false_refusal_rate", i, kind=kind) for i in range(n)]
     return [*rows, *(_item(float(i == 0), "degenerate_rate", i) for i in range(n))]
+
+
+def test_a_policy_that_is_there_is_not_trained_again(plan: Plan, tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Job:
+        config_hash: str
+        out: Path = tmp_path
+
+        @property
+        def folder(self) -> Path:
+            return self.out / "align" / "tiny-llama" / "sft" / "seed0"
+
+    cell = next(cell for cell in cells(plan) if cell.method == "sft")
+    assert grids._trained(cell, Job("a")) is None  # type: ignore[arg-type]
+    there = plan.params.run.out / "align" / "tiny-llama" / "sft" / "seed0"
+    write_json(there / "run.json", {"config_hash": "a"})
+    assert grids._trained(cell, Job("a")) == there  # type: ignore[arg-type]
+    assert grids._trained(cell, Job("b")) is None  # type: ignore[arg-type]
+    link = tmp_path / "cell" / "align" / "tiny-llama" / "sft" / "seed0"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(there)
+    grids._clear(tmp_path / "cell")
+    assert not link.is_symlink()
+    assert (there / "run.json").is_file()
 
 
 def test_the_score_is_that_of_the_tuning_page() -> None:
