@@ -6,6 +6,7 @@ a black-and-white print can be read.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -282,8 +283,15 @@ def _nothing(path: Path, text: str) -> list[Path]:
     return [path, path.with_suffix(".csv")]
 
 
+_LETTERS_PER_INCH = 12
+
+
 def _save(figure: Figure, path: Path) -> None:
-    """Save as PNG without the time or the version of the library in it."""
+    """Save as PNG without the time or the version of the library in it; legend titles fit its width."""
     FigureCanvasAgg(figure)
+    for legend in figure.legends:
+        title = legend.get_title()
+        title.set_text(textwrap.fill(title.get_text(), int(_LETTERS_PER_INCH * figure.get_figwidth())))
+        title.set_multialignment("center")
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
