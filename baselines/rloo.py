@@ -134,7 +134,7 @@ def build(inputs: Inputs, config: Config) -> tuple[Any, Any]:
     trainer = trainer_class()(
         model=policy.model,
         processing_class=policy.tokenizer,
-        reward_funcs=BankReward(bank, policy.end_ids),
+        reward_funcs=BankReward(bank, policy.end_ids, shared.benign_reward),
         args=RLOOConfig(
             **common_arguments(inputs, config.lr),
             per_device_train_batch_size=size,

@@ -1,14 +1,15 @@
 """The batch plan: which prompts every update sees, the same for every method at a given seed.
 
 A stratum (a harm category, or a kind of benign prompt) is walked in a seeded permutation, without replacement
-until it is used up, then in the next one. Strata take turns, so that every update has equal numbers of them.
+until it is used up, then in the next one. Strata take turns, so that every update has equal numbers of them;
+as options, categories get the shares they have in the data, or come one after another.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from drirl.align.settings import Shared
 from drirl.errors import DrirlError
@@ -28,6 +29,8 @@ def batch_plan(
     benign: int,
     mix: Mapping[str, float],
     seed: int,
+    shares: Literal["equal", "data"] = "equal",
+    order: Literal["mixed", "sequential"] = "mixed",
 ) -> list[list[int]]:
     """Return the indices of each update's prompts.
 
@@ -37,15 +40,19 @@ def batch_plan(
         harmful: prompts per update, dealt to the categories in turn (7 with 7 categories: one of each).
         benign: prompts per update of category -1, dealt to their kinds by the weights ``mix``.
         seed: the same seed gives the same plan.
+        shares: of the categories among harmful prompts: equal, or those they have in ``prompts``.
+        order: every update has all categories (``mixed``), or the updates are divided among the categories, in
+            blocks as long as their shares (``sequential``).
     Returns:
         U lists of ``harmful + benign`` indices into ``prompts``.
     Raises:
-        DrirlError: no harmful prompt, or no benign one though ``benign`` asks for some.
+        DrirlError: no harmful prompt, no benign one though ``benign`` asks for some, or fewer updates than
+            blocks.
+    Source: paper section 6 (routing).
     """
     by_category: dict[int, list[int]] = {}
     by_kind: dict[str, list[int]] = {}
-    order = sorted(range(len(prompts)), key=lambda i: prompts[i].prompt_id)
-    for i in order:
+    for i in sorted(range(len(prompts)), key=lambda i: prompts[i].prompt_id):
         if prompts[i].category != BENIGN:
             by_category.setdefault(prompts[i].category, []).append(i)
         elif mix.get(prompts[i].kind, 0.0) > 0:
@@ -60,12 +67,14 @@ def batch_plan(
         )
     harm_streams = {c: _walk(rows, f"{seed}/{c}") for c, rows in sorted(by_category.items())}
     kind_streams = {k: _walk(rows, f"{seed}/{k}") for k, rows in sorted(by_kind.items())}
-    harm_turns = _turns({c: 1.0 for c in harm_streams})
+    weights = {c: float(len(by_category[c])) if shares == "data" else 1.0 for c in harm_streams}
+    harm_turns = _turns(weights)
     kind_turns = _turns({k: mix[k] for k in kind_streams})
+    blocks = _blocks(weights, updates) if order == "sequential" else []
     return [
-        [next(harm_streams[next(harm_turns)]) for _ in range(harmful)]
+        [next(harm_streams[blocks[u] if blocks else next(harm_turns)]) for _ in range(harmful)]
         + [next(kind_streams[next(kind_turns)]) for _ in range(benign)]
-        for _ in range(updates)
+        for u in range(updates)
     ]
 
 
@@ -78,6 +87,8 @@ def plan_rows(rows: Sequence[Row], shared: Shared, seed: int, batches: int = 1) 
         benign=shared.benign_per_update,
         mix={str(kind): weight for kind, weight in shared.benign_mix.items()},
         seed=seed,
+        shares=shared.harmful_shares,
+        order=shared.harmful_order,
     )
     return [
         [rows[i] for step in plan[u * batches : (u + 1) * batches] for i in step]
@@ -91,6 +102,20 @@ def _walk(items: Sequence[int], seed: str) -> Iterator[int]:
         order = list(items)
         generator.shuffle(order)
         yield from order
+
+
+def _blocks(weights: Mapping[int, float], updates: int) -> list[int]:
+    """Return the category of every update: one block of updates each, in their order, at least one long."""
+    if updates < len(weights):
+        raise DrirlError(
+            f"align.shared.harmful_order 'sequential' needs an update for each of {len(weights)} categories; "
+            f"found {updates}; raise align.shared.updates or use 'mixed'"
+        )
+    turns = _turns(weights)
+    counts = dict.fromkeys(weights, 1)
+    for _ in range(updates - len(weights)):
+        counts[next(turns)] += 1
+    return [category for category, count in counts.items() for _ in range(count)]
 
 
 def _turns(weights: Mapping[K, float]) -> Iterator[K]:

@@ -19,11 +19,16 @@ class BankReward:
     Rows may carry ``category`` (0..6, or -1 for benign prompts, which the bank's head -1 scores); without
     that column every row counts as benign. A completion is finished if its *token ids* end with an end
     token: the decoded text no longer shows it.
+
+    Args:
+        benign: False gives every completion of a benign prompt the reward 0, so that its group has no
+            advantage and only the KL term acts on it (setting ``align.shared.benign_reward``).
     """
 
-    def __init__(self, bank: RewardBank, end_ids: Collection[int]) -> None:
+    def __init__(self, bank: RewardBank, end_ids: Collection[int], benign: bool = True) -> None:
         self.bank = bank
         self.end_ids = frozenset(end_ids)
+        self.benign = benign
         self.__name__ = "bank"
 
     def __call__(
@@ -35,13 +40,19 @@ class BankReward:
         **_: Any,
     ) -> list[float]:
         """Return one reward per completion; see TRL's reward function interface."""
-        scores = self.bank.score_completions(
-            [prompt_text(prompt) for prompt in prompts],
-            [completion_text(completion) for completion in completions],
-            [bool(ids) and ids[-1] in self.end_ids for ids in completion_ids],
-            [BENIGN] * len(prompts) if category is None else list(category),
-        )
-        return [float(score) for score in scores]
+        categories = [BENIGN] * len(prompts) if category is None else list(category)
+        scored = [i for i, own in enumerate(categories) if self.benign or own != BENIGN]
+        rewards = [0.0] * len(categories)
+        if scored:
+            scores = self.bank.score_completions(
+                [prompt_text(prompts[i]) for i in scored],
+                [completion_text(completions[i]) for i in scored],
+                [bool(completion_ids[i]) and completion_ids[i][-1] in self.end_ids for i in scored],
+                [categories[i] for i in scored],
+            )
+            for i, score in zip(scored, scores.tolist(), strict=True):
+                rewards[i] = score
+        return rewards
 
 
 def prompt_text(prompt: str | Messages) -> str:

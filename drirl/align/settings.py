@@ -23,8 +23,17 @@ class Shared(Section):
     """What every method shares, so that a comparison is fair."""
 
     updates: int = Field(60, gt=0, description="optimiser steps of every trained method")
-    harmful_per_update: int = Field(7, gt=0, description="harmful prompts per update, equal per category")
+    harmful_per_update: int = Field(7, gt=0, description="harmful prompts per update")
+    harmful_shares: Literal["equal", "data"] = Field(
+        "equal", description="shares of the categories among them: equal, or those of the training prompts"
+    )
+    harmful_order: Literal["mixed", "sequential"] = Field(
+        "mixed", description="every update has all categories, or one category is trained after another"
+    )
     benign_per_update: int = Field(7, ge=0, description="benign, contrast and task prompts per update")
+    benign_reward: bool = Field(
+        True, description="RL methods: false leaves benign prompts the KL term alone, their reward is 0"
+    )
     benign_mix: dict[Literal["benign", "contrast", "task"], float] = Field(
         default={"benign": 3.0, "contrast": 2.0, "task": 2.0},
         description="shares of the kinds among benign_per_update; kinds the data lacks are left out",

@@ -178,7 +178,7 @@ def train_rl(
     trainer = trainer_class(
         model=policy.model,
         processing_class=policy.tokenizer,
-        reward_funcs=BankReward(bank, policy.end_ids),
+        reward_funcs=BankReward(bank, policy.end_ids, shared.benign_reward),
         args=arguments,
         train_dataset=_dataset([row for rows in updates for row in rows], bank),
         peft_config=peft_config(shared),

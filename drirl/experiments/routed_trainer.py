@@ -35,7 +35,7 @@ class RoutedTrainer(DRIRLTrainer):
         bank: Any = RoutedReward(reward_funcs.bank, routes, mode)  # type: ignore[arg-type]
         super().__init__(
             *args,
-            reward_funcs=BankReward(bank, reward_funcs.end_ids),
+            reward_funcs=BankReward(bank, reward_funcs.end_ids, reward_funcs.benign),
             train_dataset=routed_dataset(train_dataset, bank, routes),
             **kwargs,
         )

@@ -124,7 +124,7 @@ def fit(
             loss = infonce_loss(chosen, rejected + offsets, weights, settings.beta)
         else:
             loss = logistic_loss(chosen, rejected + offsets, weights)
-        loss = loss + settings.penalty * penalty(chosen, rejected, weights)
+        loss = loss + settings.penalty * penalty(chosen, rejected, weights, settings.penalty_form)
         if not torch.isfinite(loss):
             raise DrirlError(f"reward: the loss is not finite at step {step}; lower reward.lr")
         optimizer.zero_grad(set_to_none=True)

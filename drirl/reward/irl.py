@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from drirl.detect import is_refusal
+from drirl.errors import DrirlError
 from drirl.generate import Completion
 from drirl.records import BENIGN, Pair
 from drirl.reward.bank import RewardBank
@@ -22,11 +23,14 @@ from drirl.reward.items import Item, Reply, demonstration, reply_part, similarit
 from drirl.reward.negatives import Negatives
 from drirl.reward.policy import Policy
 from drirl.reward.settings import RewardSettings
-from drirl.text import split_draft
+from drirl.text import SEPARATOR, split_draft
 
 __all__ = ["Outcome", "judge_samples", "learn", "reward_function", "sample_replies"]
 
 Progress = Callable[[str], None]
+
+FORMAT_GAP = 0.1
+"""``input_mode: full``: largest share of demonstrations with a draft above that of the policy's samples."""
 
 
 @dataclass
@@ -117,7 +121,8 @@ def learn(
         train, val: items with demonstrations; a prompt may stand several times with different demonstrations.
         negatives: makers of hard negatives for train and val; made here if not given.
     Raises:
-        DrirlError: nothing to fit on, or a loss or reward that is not finite.
+        DrirlError: nothing to fit on, a loss or reward that is not finite, or ``input_mode: full`` with a
+            policy that does not write drafts as the demonstrations do.
     Source: paper section 4, algorithm.
     """
     train, val = list(train), list(val)
@@ -134,6 +139,8 @@ def learn(
         else:
             samples = sample_replies(policy, train, settings.samples, base_seed, t, settings)
             val_samples = sample_replies(policy, val, settings.samples, base_seed + 1, t, settings)
+        if settings.input_mode == "full" and t == 0:
+            _check_format(train, samples)
         if settings.anchor and t > 0:
             samples = _anchored(bank, train, samples)
         outcome.policies.append(policy)
@@ -161,6 +168,24 @@ def learn(
             progress(f"irl {t}: moving the policy by {settings.policy.steps} GRPO steps on this reward")
             policy = reference.updated(train, reward_function(bank), f"irl{t + 1}", base_seed + 5)
     return outcome
+
+
+def _check_format(items: Sequence[Item], samples: Sequence[Sequence[Reply]]) -> None:
+    """Stop where the drafts alone tell demonstrations from samples (paper section 4, format shortcut)."""
+    shares = [
+        sum(SEPARATOR in text for text in texts) / max(1, len(texts))
+        for texts in (
+            [item.demo.full_text for item in items],
+            [reply.text for replies in samples for reply in replies],
+        )
+    ]
+    if shares[1] < shares[0] - FORMAT_GAP:
+        raise DrirlError(
+            f"reward.input_mode 'full': {shares[0]:.0%} of the demonstrations have a draft before "
+            f"'{SEPARATOR}', but only {shares[1]:.0%} of the policy's samples, so a reward would learn the "
+            "format; fine-tune the base on demonstrations first (method 'sft'), or set reward.input_mode to "
+            "'answer'"
+        )
 
 
 def _candidates(

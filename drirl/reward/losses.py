@@ -8,6 +8,8 @@ bound, so the classes here stand in for it. At r = 0 the logistic loss has exact
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -52,16 +54,24 @@ def infonce_loss(chosen: Tensor, rejected: Tensor, weights: Tensor, beta: float 
     return (losses * live).sum() / live.sum().clamp(min=1)
 
 
-def penalty(chosen: Tensor, rejected: Tensor, weights: Tensor) -> Tensor:
-    """Mean of r(y)^2 + r(y~)^2 over pairs, by weight: keeps raw rewards near zero and bounded.
+def penalty(
+    chosen: Tensor, rejected: Tensor, weights: Tensor, form: Literal["each", "sum"] = "each"
+) -> Tensor:
+    """Mean over pairs, by weight, of r(y)^2 + r(y~)^2 (``each``) or of (r(y) + r(y~))^2 (``sum``).
+
+    The first keeps raw rewards near zero and bounded; the second holds the centre of a pair at zero only.
 
     Args:
         chosen: (B,); rejected: (B, K); weights: (B, K), as in :func:`logistic_loss`.
     Returns:
         Scalar, reward units squared; 0 if every weight is 0.
+    Source: paper section 4, step 5; ``sum`` is the form of the works it builds on.
     """
     _check(chosen, rejected, weights)
-    squares = chosen[:, None].square() + rejected.square()  # (B, K)
+    if form == "sum":
+        squares = (chosen[:, None] + rejected).square()  # (B, K)
+    else:
+        squares = chosen[:, None].square() + rejected.square()  # (B, K)
     return (squares * weights).sum() / weights.sum().clamp(min=1e-8)
 
 

@@ -87,7 +87,10 @@ class RewardSettings(Section):
         "grpo", description="policy update between iterations"
     )
     beta: float = Field(1.0, gt=0, description="temperature of the IRL policy in reward units")
-    penalty: float = Field(1e-3, ge=0, description="weight of mean(r(y)^2 + r(y~)^2)")
+    penalty: float = Field(1e-3, ge=0, description="weight of the regulariser")
+    penalty_form: Literal["each", "sum"] = Field(
+        "each", description="each: mean(r(y)^2 + r(y~)^2); sum: mean((r(y) + r(y~))^2)"
+    )
     lr: float = Field(5e-4, gt=0, description="peak learning rate (short warm-up, then cosine to a tenth)")
     weight_decay: float = Field(0.01, ge=0)
     steps: int = Field(150, gt=0, description="optimiser steps of one fit")

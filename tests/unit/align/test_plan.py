@@ -64,3 +64,36 @@ def test_a_missing_side_is_an_error(rows: Rows, kinds: tuple[str, ...]) -> None:
     prompts = [p for p, _ in rows if p.kind in kinds]
     with pytest.raises(DrirlError, match=r"no harmful prompt|benign_per_update is 1"):
         batch_plan(prompts, updates=1, harmful=1, benign=1, mix=MIX, seed=0)
+
+
+def test_shares_of_the_data_and_equal_ones(rows: Rows) -> None:
+    prompts = [p for p, _ in rows if p.category in (0, 1, 2)]
+    prompts = [p for p in prompts if p.category != 2 or p.prompt_id == "h20"]  # 3, 3 and 1 of a category
+    plan = batch_plan(prompts, updates=2, harmful=7, benign=0, mix=MIX, seed=0, shares="data")
+    for update in plan:
+        assert Counter(prompts[i].category for i in update) == {0: 3, 1: 3, 2: 1}
+    equal = batch_plan(prompts, updates=3, harmful=7, benign=0, mix=MIX, seed=0)
+    assert Counter(prompts[i].category for u in equal for i in u) == {0: 7, 1: 7, 2: 7}
+
+
+def test_categories_one_after_another(rows: Rows) -> None:
+    prompts = [p for p, _ in rows]
+    options = {"harmful": 3, "benign": 7, "mix": MIX, "seed": 0, "order": "sequential"}
+    plan = batch_plan(prompts, updates=9, **options)
+    found = [{prompts[i].category for i in update[:3]} for update in plan]
+    assert all(len(categories) == 1 for categories in found)
+    blocks = [categories.pop() for categories in found]
+    assert blocks == sorted(blocks)
+    assert set(blocks) == set(range(7))
+    assert all(1 <= blocks.count(c) <= 2 for c in range(7))
+    mixed = batch_plan(prompts, updates=9, **options | {"order": "mixed"})
+    assert [u[3:] for u in plan] == [u[3:] for u in mixed]  # benign prompts are the same ones
+    with pytest.raises(DrirlError, match="needs an update for each of 7 categories; found 6"):
+        batch_plan(prompts, updates=6, **options)
+
+
+def test_the_plan_of_a_method_follows_the_shared_settings(rows: Rows) -> None:
+    shared = Shared(updates=7, harmful_order="sequential", benign_per_update=0)
+    assert [{p.category for p, _ in update} for update in plan_rows(rows, shared, 0)] == [
+        {c} for c in range(7)
+    ]

@@ -39,6 +39,15 @@ def test_only_the_reply_is_scored_and_no_category_means_benign(reward: BankRewar
     assert full == pytest.approx([float(reward.bank.score(["Hi"], ["Sure."], [True], [-1]))], abs=1e-6)
 
 
+def test_benign_prompts_may_be_left_to_the_kl_term(reward: BankReward) -> None:
+    silent = BankReward(reward.bank, [1], benign=False)
+    prompts, completions = [chat("Hi"), chat("How do I rob a shop?")], [chat("Sure.", "assistant")] * 2
+    scored = silent(prompts, completions, [[1]] * 2, category=[-1, 2])
+    assert scored[0] == 0.0
+    assert scored[1] == pytest.approx(reward(prompts, completions, [[1]] * 2, category=[-1, 2])[1], abs=1e-6)
+    assert silent(prompts[:1], completions[:1], [[1]]) == [0.0]
+
+
 def test_an_unknown_category_is_an_error(reward: BankReward) -> None:
     with pytest.raises(DrirlError, match="no reward head for category 9"):
         reward([chat("Hi")], [chat("Sure.", "assistant")], [[1]], category=[9])

@@ -86,6 +86,39 @@ def test_known_world_recovers_the_order_and_raises_the_likelihood(tiny_policy: P
     assert [p.name for p in outcome.policies] == ["base", "irl1", "irl2"]
 
 
+def test_known_world_as_the_default_learns_it(tiny_policy: Path) -> None:
+    """Without ``anchor`` the order is recovered too, and the policy it implies is better than the first."""
+    target = torch.softmax(torch.tensor(TRUE_REWARD), 0)
+    counts = (target * 64).round().int().tolist()
+    items = [item(PROMPT, COMPLETIONS[k], 0, "harmful") for k, n in enumerate(counts) for _ in range(n)]
+    settings = RewardSettings(
+        samples=8, hard_negatives=0, safe_weight=1.0, steps=12, batch_prompts=64, lr=3e-3, checks=1
+    )
+    uniform = torch.full((4,), math.log(0.25))
+    bank = RewardBank.from_policy(tiny_policy, [0])
+    learn(bank, _Exact(uniform, 1.0), items, items, settings, seed=0)
+    raw = bank.score([PROMPT] * 4, COMPLETIONS, [True] * 4, [0] * 4) * bank.scale + bank.mu
+    assert raw.argsort(descending=True).tolist() == [0, 1, 2, 3]
+    implied = torch.log_softmax(uniform + raw, 0)
+    assert (target * implied).sum() > (target * uniform).sum() + 0.1
+
+
+def test_whole_completions_need_a_policy_that_writes_drafts(tiny_policy: Path) -> None:
+    class Says(_Exact):
+        def sample(self, items: Sequence[Item], count: int, seed: int) -> list[list[Completion]]:
+            return [[Completion(text, True, 4)] * count for _ in items]
+
+    settings = _settings(input_mode="full", update="none", iterations=1, hard_negatives=0)
+    items = [item(PROMPT, COMPLETIONS[0], 0, "harmful")]
+    policy = Says(torch.zeros(4), 1.0)
+    text = COMPLETIONS[3]
+    with pytest.raises(DrirlError, match=r"100% of the demonstrations .* only 0% of the policy's samples"):
+        learn(RewardBank.from_policy(tiny_policy, [0]), policy, items, items, settings, seed=0)
+    text = f"wants: help #### {COMPLETIONS[3]}"
+    outcome = learn(RewardBank.from_policy(tiny_policy, [0]), policy, items, items, settings, seed=0)
+    assert [pair.negative for pair in outcome.pairs] == [text] * 2
+
+
 def _settings(**values: object) -> RewardSettings:
     base = {"steps": 6, "batch_prompts": 8, "samples": 2, "checks": 2, "max_new_tokens": 10, "bootstrap": 20}
     policy = PolicyUpdate(steps=2, prompts=9, group_size=3)

@@ -57,3 +57,10 @@ def test_penalty_by_hand() -> None:
 def test_shapes_are_checked() -> None:
     with pytest.raises(ValueError, match=r"expected chosen \(B,\)"):
         logistic_loss(torch.zeros(2), torch.zeros(3, 1), torch.zeros(3, 1))
+
+
+def test_the_two_forms_of_the_penalty_by_hand() -> None:
+    # pairs (1, -1) and (1, 3): squares 1 + 1 and 1 + 9; sums 0 and 16; weights 1 and 0.5
+    arguments = torch.tensor([1.0]), torch.tensor([[-1.0, 3.0]]), torch.tensor([[1.0, 0.5]])
+    assert penalty(*arguments).item() == pytest.approx((2 + 0.5 * 10) / 1.5)
+    assert penalty(*arguments, "sum").item() == pytest.approx(0.5 * 16 / 1.5)
