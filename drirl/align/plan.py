@@ -41,8 +41,8 @@ def batch_plan(
         benign: prompts per update of category -1, dealt to their kinds by the weights ``mix``.
         seed: the same seed gives the same plan.
         shares: of the categories among harmful prompts: equal, or those they have in ``prompts``.
-        order: every update has all categories (``mixed``), or the updates are divided among the categories, in
-            blocks as long as their shares (``sequential``).
+        order: every update has all categories (``mixed``), or updates are divided among the categories
+            in blocks as long as their shares (``sequential``).
     Returns:
         U lists of ``harmful + benign`` indices into ``prompts``.
     Raises:
