@@ -13,6 +13,9 @@ from drirl.errors import DrirlError, nearest
 __all__ = ["benchmark_names", "check_params", "check_project", "describe_methods"]
 
 
+_NAME = r"\s*['\"]?([\w.-]+)['\"]?\s*(?:#.*)?$"
+
+
 def describe_methods(folder: Path) -> Iterator[tuple[str, str, str]]:
     """Yield ``(name, first docstring line, paper link)`` of every method file, without importing it.
 
@@ -36,15 +39,19 @@ def describe_methods(folder: Path) -> Iterator[tuple[str, str, str]]:
         yield name, (ast.get_docstring(tree) or "").split("\n", 1)[0], paper
 
 
-def benchmark_names(folder: Path) -> list[str]:
-    """Return the task and group names that the YAML files under ``folder`` define, sorted."""
-    names = set()
+def benchmark_names(folder: Path) -> dict[str, list[str]]:
+    """Return the task and group names that the YAML files under ``folder`` define, sorted: each with the
+    tasks of the group, none for a task.
+    """
+    names: dict[str, list[str]] = {}
     for path in sorted(Path(folder).rglob("*.yaml")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            found = re.match(r"(?:task|group):\s*['\"]?([\w.-]+)['\"]?\s*(?:#.*)?$", line)
-            if found:
-                names.add(found.group(1))
-    return sorted(names)
+        text = path.read_text(encoding="utf-8")
+        if group := re.search(rf"^group:{_NAME}", text, re.M):
+            members = re.search(r"^task:\s*\[([^\]]*)\]", text, re.M)
+            names[group[1]] = [name.strip(" '\"\n") for name in members[1].split(",")] if members else []
+        elif task := re.search(rf"^task:{_NAME}", text, re.M):
+            names[task[1]] = []
+    return dict(sorted(names.items()))
 
 
 def check_project(root: Path, profile: str | None = None) -> list[str]:
@@ -72,11 +79,21 @@ def check_params(params: Params, root: Path, where: str = "params.yaml") -> list
     for name, values in params.align.methods.items():
         parse_config(find_method(name, root / "baselines"), values, where)
     known = benchmark_names(root / "benchmarks")
-    for task in params.evaluate.tasks:
-        if task not in known:
-            raise DrirlError(
-                f"{where}: evaluate.tasks: no task or group '{task}' in benchmarks/; {nearest(task, known)}"
-            )
+    own = params.evaluate
+    for key, tasks in (
+        ("tasks", own.tasks),
+        ("subset", own.subset),
+        ("max_new_tokens_by_task", own.max_new_tokens_by_task),
+    ):
+        for task in tasks:
+            if task not in known:
+                hint = nearest(task, known)
+                raise DrirlError(f"{where}: evaluate.{key}: no task or group '{task}' in benchmarks/; {hint}")
+            if key != "tasks" and known[task]:
+                raise DrirlError(
+                    f"{where}: evaluate.{key}: '{task}' is a group; name its tasks instead: "
+                    f"{', '.join(known[task])}"
+                )
     for name in params.run.models:
         spec = params.base.models[name]
         if (spec.path is None) == (spec.train is None):

@@ -80,10 +80,14 @@ def stage(
     method: Method = None,
 ) -> None:
     """Run one stage of the pipeline; dvc.yaml calls this."""
+    from drirl.check import check_params
+    from drirl.config import project_root
+
     if name not in STAGES:
         raise DrirlError(f"unknown stage '{name}'; {nearest(name, STAGES)}")
     params = _params()
     cell = _cell(name, params, model, method)
+    check_params(params, project_root())  # a mistake in a later section costs no hours of this one
     importlib.import_module(f"drirl.{name}.stage").run(params, **cell)
 
 

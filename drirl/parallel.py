@@ -25,6 +25,11 @@ R = TypeVar("R")
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
+_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
+"""For glibc (others ignore it): blocks under 1 GiB stay with the process for the next tensor. By default
+large ones go back to the kernel at once and every page of the next is faulted in anew: 1.6 million faults in
+one seed of grpo_irl, 67 thousand so, in 6 to 11 % less time at the same peak of memory."""
+
 
 class WorkerError(RuntimeError):
     """An item failed with something other than a user's mistake; the text holds the worker's traceback."""
@@ -131,14 +136,18 @@ def _exit_with_parent() -> None:
 
 
 class _environment:  # noqa: N801
-    """Thread variables set while the fork server starts: OpenMP reads them when torch is imported."""
+    """Variables set while the fork server starts: OpenMP reads them when torch is imported, malloc at once.
+
+    Those of malloc that the user has set stay as they are.
+    """
 
     def __init__(self, threads: int) -> None:
-        self.threads = threads
+        self.values = {**_MALLOC, **{name: os.environ[name] for name in _MALLOC if name in os.environ}}
+        self.values |= dict.fromkeys(_THREAD_VARIABLES, str(threads))
 
     def __enter__(self) -> None:
-        self.old = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-        os.environ.update({name: str(self.threads) for name in _THREAD_VARIABLES})
+        self.old = {name: os.environ.get(name) for name in self.values}
+        os.environ.update(self.values)
 
     def __exit__(self, *_: object) -> None:
         for name, value in self.old.items():

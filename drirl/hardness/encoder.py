@@ -1,12 +1,12 @@
 """The frozen sentence encoder with a cache on disk that several processes may share.
 
 The vector of a text must not depend on what else is encoded with it, on the number of threads, or on
-whether it came from the cache; otherwise two runs of one seed drift apart. Measured with MiniLM (torch
-2.13, AMD EPYC): batches of texts of equal token length reproduce the vectors of single texts to the last
-bit for most lengths but not for texts of three tokens, and with two threads not for 3 to 10 tokens; one
-and two threads differ as well. So texts are encoded one at a time, in one thread, whatever the caller
-uses. Cost: about 10-15 ms for a sentence of 5-15 words on one busy core (65-95 texts a second; batches of
-32 reach 250), 55 ms for 120 words; a text found in the cache costs about 0.05 ms.
+whether it came from the cache; otherwise two runs of one seed drift apart. A matrix product adds up in an
+order that depends on its shape, so every forward pass has one of few shapes: 8 texts of 16, 32, 64 ...
+tokens, filled up with padding, in one thread, whatever the caller uses. Measured with MiniLM (torch 2.13,
+AMD EPYC, one core of two that are busy): in such a block a vector is the same to the last bit at any place
+and in any company; 320 texts a second in bulk, 56 ms for 13 short texts, against 85 a second and 155 ms with
+passes of one text. A text found in the cache costs about 0.05 ms.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 """sha256 of model.safetensors in that package, which carries all-MiniLM-L6-v2."""
 
 _FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+_BLOCK, _SHORTEST = 8, 16
+"""Texts of a forward pass, and tokens of the shortest; longer ones double."""
 _COMMIT_EVERY = 128
 _IN_MEMORY = 30_000
 _log = logging.getLogger(__name__)
@@ -188,23 +190,63 @@ class Encoder:
             torch.set_num_threads(1)
         try:
             with torch.inference_mode():
-                return [self._compute_one(text) for text in texts]
+                return self._vectors(texts)
         finally:
             if threads != 1:
                 torch.set_num_threads(threads)
 
-    def _compute_one(self, text: str) -> tuple[np.ndarray, bool]:
+    def _vectors(self, texts: list[str]) -> list[tuple[np.ndarray, bool]]:
         model = self._model
         prompt = (model.prompts or {}).get(model.default_prompt_name) if model.default_prompt_name else None
-        text = text.encode("utf-8", "replace").decode("utf-8")  # lone surrogates would stop the tokenizer
-        inputs = model.preprocess([text], prompt=prompt or None)
-        inputs = {k: v.to(model.device) if hasattr(v, "to") else v for k, v in inputs.items()}
-        cut = self._is_cut((prompt or "") + text, int(inputs["input_ids"].shape[1]))
-        vector = model(inputs)["sentence_embedding"][0].float().cpu().numpy().astype(np.float32)  # (d,)
+        inputs: list[dict[str, Any]] = []
+        cuts: list[bool] = []
+        widths: dict[int, list[int]] = {}
+        for i, text in enumerate(texts):
+            text = text.encode("utf-8", "replace").decode("utf-8")  # lone surrogates would stop the tokenizer
+            inputs.append(model.preprocess([text], prompt=prompt or None))
+            length = int(inputs[i]["input_ids"].shape[1])
+            cuts.append(self._is_cut((prompt or "") + text, length))
+            width = self._width(length) if "attention_mask" in inputs[i] else length
+            widths.setdefault(width, []).append(i)
+        vectors: dict[int, np.ndarray] = {}
+        for width, rows in sorted(widths.items()):
+            for start in range(0, len(rows), _BLOCK):
+                part = rows[start : start + _BLOCK]
+                found = model(self._block([inputs[i] for i in part], width))["sentence_embedding"]  # (8, d)
+                vectors.update(zip(part, found.float().cpu().numpy().astype(np.float32)))
+        return [(self._normalised(vectors[i], text), cuts[i]) for i, text in enumerate(texts)]
+
+    def _width(self, length: int) -> int:
+        """Return how many tokens wide the block of a text is."""
+        width = _SHORTEST
+        while width < length:
+            width *= 2
+        return max(length, min(width, self.window or width))
+
+    def _block(self, inputs: list[dict[str, Any]], width: int) -> dict[str, Any]:
+        """Join texts of (1, n) tokens into tensors of (8, width); copies of the first fill it up."""
+        import torch
+
+        tokenizer = self._model.tokenizer
+        left = getattr(tokenizer, "padding_side", "right") == "left"
+        block: dict[str, Any] = {}
+        for name, first in inputs[0].items():
+            if not isinstance(first, torch.Tensor) or first.dim() != 2:
+                block[name] = first
+                continue
+            value = (getattr(tokenizer, "pad_token_id", None) or 0) if name == "input_ids" else 0
+            rows = first.new_full((_BLOCK, width), value)
+            for place, item in enumerate([*inputs, *[inputs[0]] * (_BLOCK - len(inputs))]):
+                n = item[name].shape[1]
+                rows[place, width - n if left else 0 : width if left else n] = item[name][0]
+            block[name] = rows.to(self._model.device)
+        return block
+
+    def _normalised(self, vector: np.ndarray, text: str) -> np.ndarray:
         if not np.isfinite(vector).all():
             raise DrirlError(f"encoder {self._name}: gave a vector that is not finite for {text[:60]!r}")
         norm = np.float32(np.sqrt(np.square(vector, dtype=np.float64).sum()))
-        return (vector / norm if norm > 0 else vector), cut
+        return vector / norm if norm > 0 else vector
 
     def _is_cut(self, text: str, read: int) -> bool:
         if self.window is None or read < self.window:
@@ -309,7 +351,8 @@ def _fingerprint(folder: Path, device: str) -> str:
     """Hash of what decides the bits of a vector: model files, torch, device, instruction set."""
     import torch
 
-    parts = [torch.__version__, str(device), torch.backends.cpu.get_cpu_capability()]
+    shape = f"blocks of {_BLOCK} from {_SHORTEST}"
+    parts = [torch.__version__, str(device), torch.backends.cpu.get_cpu_capability(), shape]
     files = {path for pattern in _FILES for path in folder.rglob(pattern)}
     for path in sorted(files, key=lambda p: p.relative_to(folder).as_posix()):
         parts.append(f"{path.relative_to(folder).as_posix()} {_sha256(path)}")

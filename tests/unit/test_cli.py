@@ -100,6 +100,12 @@ def _edit(project: Path, old: str, new: str) -> None:
         ("  methods: [base,", "  methods: [bse,", "'bse' has no section under align.methods"),
         ("    sft:", "    sfft:", "'sft' has no section under align.methods"),
         ("  tasks: [drirl_tiny]", "  tasks: [drirl_tinny]", "no task or group 'drirl_tinny'"),
+        ("  subset: {}", "  subset: {drirl_tny: 5}", "evaluate.subset: no task or group 'drirl_tny'"),
+        (
+            "  subset: {}",
+            "  subset: {xstest: 5}",
+            "'xstest' is a group; name its tasks instead: xstest_",
+        ),
         ("  seeds: [0, 1, 2]", "  seeds: [0, 1, 2", "params.yaml:13: not valid YAML"),
         ('  root: ""', "  root: nowhere", "data.root: no folder 'nowhere'"),
     ],
@@ -109,6 +115,14 @@ def test_mistakes_in_params_are_named_by_validate(
 ) -> None:
     _edit(project, old, new)
     assert expected in _error(capsys, "validate")
+
+
+def test_a_stage_stops_at_a_mistake_in_the_section_of_a_later_one(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _edit(project, "  subset: {}", "  subset: {xstest: 5}")
+    assert "evaluate.subset: 'xstest' is a group" in _error(capsys, "stage", "data")
+    assert not (project / "out").exists()
 
 
 def test_a_method_section_is_checked_against_its_file(

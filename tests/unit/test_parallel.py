@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from drirl import parallel
 from drirl.errors import DrirlError
 from drirl.parallel import WorkerError, map_processes
 
@@ -56,6 +58,17 @@ def test_results_in_order_each_in_its_own_process(functions: Callable[[str], Any
     assert [value for value, _, _ in found] == [9, 1, 4]
     assert {threads for _, threads, _ in found} == {"2"}
     assert len({pid for _, _, pid in found}) == 3
+
+
+def test_memory_settings_reach_the_workers_and_the_users_own_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "5")
+    with parallel._environment(3):
+        inside = dict(os.environ)
+    assert inside["MALLOC_MMAP_THRESHOLD_"] == str(2**30)
+    assert (inside["MALLOC_TRIM_THRESHOLD_"], inside["OMP_NUM_THREADS"]) == ("5", "3")
+    assert "MALLOC_MMAP_THRESHOLD_" not in os.environ
+    assert os.environ["MALLOC_TRIM_THRESHOLD_"] == "5"
 
 
 def test_nothing_to_do() -> None:

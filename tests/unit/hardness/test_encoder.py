@@ -61,6 +61,8 @@ def test_a_vector_does_not_depend_on_batch_order_threads_or_cache(encoder: Encod
     together = cached[0].encode(TEXTS)
     alone = np.concatenate([Encoder(encoder._model, "f", "m").encode([text]) for text in TEXTS])
     turned = Encoder(encoder._model, "f", "m").encode(TEXTS[::-1] + TEXTS)
+    crowd = [f"{text} {k}" for k in range(9) for text in TEXTS]  # more than a block of every width
+    among = Encoder(encoder._model, "f", "m").encode(crowd[:31] + TEXTS + crowd[31:])[31:38]
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -68,7 +70,7 @@ def test_a_vector_does_not_depend_on_batch_order_threads_or_cache(encoder: Encod
         assert torch.get_num_threads() == 2  # given back
     finally:
         torch.set_num_threads(threads)
-    for other in (alone, turned[7:], turned[6::-1], two_threads, cached[1].encode(TEXTS)):
+    for other in (alone, turned[7:], turned[6::-1], among, two_threads, cached[1].encode(TEXTS)):
         assert other.tobytes() == together.tobytes()
 
 
