@@ -198,7 +198,7 @@ def skip_padding(trainer: Any, temperature: float = 1.0) -> None:
     """On a CPU, let TRL's trainer compute log-probabilities without padding; adapters keep TRL's path."""
     for model in (trainer.model, getattr(trainer, "ref_model", None)):
         if model is not None and model.device.type == "cpu" and not hasattr(model, "peft_config"):
-            use_compact_head(model, temperature)
+            use_compact_head(model, temperature, facts=model is trainer.model)
 
 
 def finish(inputs: Inputs, trainer: Any, tokenizer: Any) -> None:

@@ -22,18 +22,15 @@ from transformers import AutoModel
 from drirl.errors import DrirlError
 from drirl.generate import render
 from drirl.models import load_tokenizer
+from drirl.packs import PACK, Pack, lay_out
 from drirl.records import atomic_dir, read_json, write_json
 from drirl.text import split_draft
 
-__all__ = ["ALL", "Head", "Pack", "RewardBank", "load_trunk", "read_arguments"]
+__all__ = ["ALL", "Head", "RewardBank", "load_trunk", "read_arguments"]
 
 ALL = "all"
 """Name of the head of a single reward for every prompt."""
 Head = int | str
-Pack = tuple[list[int], list[list[int]]]
-"""Token ids of a prompt and of its replies."""
-PACK = 8
-"""Most replies that share one row when scoring."""
 
 
 class RewardBank(nn.Module):
@@ -196,9 +193,7 @@ class RewardBank(nn.Module):
     def forward(self, packs: Sequence[Pack], columns: Sequence[int] | None = None) -> Tensor:
         """Return raw (uncalibrated) rewards of every head for every reply, (B, H), pack after pack.
 
-        A pack is one prompt with any number of replies; the prompt is read once. Its replies stand side by
-        side in one row, each sees the prompt and itself only, and its positions go on from the prompt. Rows
-        are padded on the right; attention is causal, so padding never reaches a real token.
+        A pack is one prompt with any number of replies; the prompt is read once (:mod:`drirl.packs`).
 
         Args:
             columns: the one head column that is asked of each pack. Here all heads cost the same, so it
@@ -215,45 +210,14 @@ class RewardBank(nn.Module):
         return self.head(hidden[row_index, token_index].to(self.head.weight.dtype))  # (B, H)
 
     def _layout(self, packs: Sequence[Pack]) -> tuple[dict[str, Any], list[tuple[int, int, int]]]:
-        """Return the inputs of the trunk, and where each reply stands: row, first token, one past the last.
-
-        An empty reply stands at the end of its prompt and holds no token.
-        """
-        rows: list[list[int]] = []
-        positions: list[list[int]] = []
-        segments: list[list[int]] = []
-        spans: list[tuple[int, int, int]] = []
-        for prompt, replies in packs:
-            row, place, segment = [*prompt], [*range(len(prompt))], [0] * len(prompt)
-            for k, whole in enumerate(replies, 1):
-                reply = whole[
-                    : self.context - len(prompt)
-                ]  # over the context: the tail, and so the end, is lost
-                row += reply
-                place += range(len(prompt), len(prompt) + len(reply))
-                segment += [k] * len(reply)
-                stop = len(row) if reply else len(prompt)
-                spans.append((len(rows), stop - len(reply), stop))
-            rows.append(row)
-            positions.append(place)
-            segments.append(segment)
-        width = max(len(row) for row in rows)
-        pad = int(self.tokenizer.pad_token_id)
-        ids = self._padded(rows, width, pad)  # (P, T)
-        inputs: dict[str, Any] = {"input_ids": ids, "position_ids": self._padded(positions, width, 0)}
-        if any(len(replies) > 1 for _, replies in packs):
-            own = self._padded(segments, width, -1)  # (P, T)
-            seen = (own[:, :, None] == own[:, None, :]) | (own[:, None, :] == 0)  # (P, T, T)
-            seen &= torch.ones(width, width, dtype=torch.bool, device=self.device).tril()
-            blocked = torch.zeros(seen.shape, dtype=self.head.weight.dtype, device=self.device)
-            blocked.masked_fill_(~seen, torch.finfo(blocked.dtype).min)
-            inputs["attention_mask"] = blocked[:, None]  # (P, 1, T, T)
-        else:
-            inputs["position_ids"] = None
-        return inputs, spans
-
-    def _padded(self, rows: Sequence[list[int]], width: int, value: int) -> Tensor:
-        return torch.tensor([row + [value] * (width - len(row)) for row in rows], device=self.device)
+        """Return the inputs of the trunk, and where each reply stands; over the context, its end is lost."""
+        return lay_out(
+            packs,
+            pad=int(self.tokenizer.pad_token_id),
+            device=self.device,
+            dtype=self.head.weight.dtype,
+            context=self.context,
+        )
 
     def columns(self, categories: Sequence[int]) -> Tensor:
         """Return the head column of each category, (B,); a bank with the single head "all" gives zeros.

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from drirl.errors import DrirlError
-from drirl.reward.bank import Pack, RewardBank
+from drirl.packs import Pack
+from drirl.reward.bank import RewardBank
 from drirl.reward.items import Item, Reply, demonstration, group_key
 from drirl.reward.losses import infonce_loss, logistic_loss, penalty
 from drirl.reward.settings import RewardSettings

@@ -28,8 +28,9 @@ from transformers import AutoModelForCausalLM
 from drirl.errors import DrirlError
 from drirl.generate import Completion
 from drirl.models import load_tokenizer
+from drirl.packs import Pack
 from drirl.records import write_json
-from drirl.reward.bank import Head, Pack, RewardBank
+from drirl.reward.bank import Head, RewardBank
 from drirl.reward.items import Item
 from drirl.reward.policy import LanguagePolicy, RewardFunction
 from drirl.reward.settings import RewardSettings

@@ -23,8 +23,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from drirl.errors import DrirlError, nearest
+from drirl.packs import Pack
 from drirl.records import BENIGN, read_json, write_json
-from drirl.reward.bank import ALL, Head, Pack, RewardBank, load_trunk, read_arguments
+from drirl.reward.bank import ALL, Head, RewardBank, load_trunk, read_arguments
 from drirl.reward.items import HARM_CATEGORIES
 from drirl.reward.settings import AdapterSettings, RewardSettings
 

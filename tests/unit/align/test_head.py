@@ -4,10 +4,11 @@ import copy
 import math
 from pathlib import Path
 
+import pytest
 import torch
 from trl.trainer.utils import add_fused_lm_head
 
-from drirl.align.head import length_groups, selected_logps, use_compact_head
+from drirl.align.head import length_groups, packed_rows, selected_logps, use_compact_head
 from drirl.models import load_policy
 
 FIELDS = ("log_probs", "entropy", "mean_logits", "is_top1")
@@ -38,16 +39,32 @@ def test_groups_by_length_without_padding() -> None:
     assert second[1].tolist() == ids[1:2].tolist()
 
 
-def test_same_numbers_and_gradients_as_trl(tiny_policy: Path) -> None:
+def test_rows_that_start_alike_become_packs() -> None:
+    ids = torch.tensor([[0, 3, 4, 5, 6], [0, 3, 4, 7, 0], [1, 2, 3, 4, 5], [0, 3, 4, 0, 0]])
+    mask = torch.tensor([[0, 1, 1, 1, 1], [0, 1, 1, 1, 0], [1, 1, 1, 1, 1], [0, 1, 1, 0, 0]])
+    scored = torch.tensor([[0, 0, 0, 1, 1], [0, 0, 0, 1, 0], [0, 0, 0, 1, 1], [0, 0, 0, 0, 0]]).bool()
+    packs, rows = packed_rows(ids, mask, scored)
+    assert packs == [([3, 4], [[5, 6], [7]]), ([1, 2, 3], [[4, 5]])]
+    assert rows == [[0, 1], [2]]
+    packs, rows = packed_rows(ids[:1].repeat(9, 1), mask[:1].repeat(9, 1), scored[:1].repeat(9, 1))
+    assert sorted(map(len, rows)) == [1, 8]  # a pack has an end
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_same_numbers_and_gradients_as_trl(tiny_policy: Path, shared: bool) -> None:
     model, _ = load_policy(tiny_policy)
     twin = copy.deepcopy(model)
     for one in (model, twin):
         add_fused_lm_head(one, temperature=0.7, outputs=FIELDS)
     use_compact_head(twin, 0.7)
-    ids = torch.randint(4, 300, (60, 9), generator=torch.Generator().manual_seed(0))  # three groups
+    ids = torch.randint(4, 300, (60, 9), generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(ids)
     mask[::3, :2] = 0
     mask[1::4, 6:] = 0
+    mask[5, 4:] = 0  # nothing to score
+    if shared:  # groups of six completions of one prompt
+        ids[:, :4] = ids[::6, :4].repeat_interleave(6, 0)
+        mask[:, :2] = mask[::6, :2].repeat_interleave(6, 0)
     labels = ids.masked_fill(mask == 0, -100)
     labels[:, :4] = -100
     results = []
@@ -71,3 +88,17 @@ def test_other_calls_pass_through(tiny_policy: Path) -> None:
     assert torch.equal(before.logits, after.logits)
     assert torch.equal(before.loss, after.loss)
     assert model.generate(input_ids=ids, max_new_tokens=3, do_sample=False).shape[1] <= 6
+
+
+def test_a_reference_needs_log_probabilities_alone(tiny_policy: Path) -> None:
+    model, _ = load_policy(tiny_policy)
+    twin = copy.deepcopy(model)
+    use_compact_head(model, 0.7)
+    use_compact_head(twin, 0.7, facts=False)
+    ids = torch.tensor([[5, 6, 7, 8], [5, 6, 9, 8]])
+    call = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "fused_lm_head": True}
+    with torch.no_grad():
+        full, short = (one(**call, labels=ids.masked_fill(ids < 7, -100)) for one in (model, twin))
+    assert torch.equal(full.log_probs, short.log_probs)
+    assert full.entropy.gt(0).sum() == 4
+    assert not hasattr(short, "entropy")
