@@ -251,13 +251,41 @@ def _input_hashes(
     return hashes
 
 
+CODE = (
+    "align",
+    "hardness",
+    "base/location.py",
+    "data/check.py",
+    "data/generators.py",
+    "data/raw.py",
+    "data/server.py",
+    "data/split.py",
+    "detect.py",
+    "environment.py",
+    "generate.py",
+    "judge/fence.py",
+    "models.py",
+    "packs.py",
+    "parallel.py",
+    "records.py",
+    "reward/bank.py",
+    "reward/implicit.py",
+    "reward/items.py",
+    "reward/policy.py",
+    "reward/sharing.py",
+    "sampler.py",
+    "text.py",
+)
+"""Parts of the package that a seed's result depends on, as dvc.yaml lists them for this stage."""
+
+
 def _code_hash(method_file: Path) -> str:
-    """Hash the sources a seed's result depends on, as dvc.yaml lists them."""
+    """Hash the sources a seed's result depends on."""
     package = Path(__file__).resolve().parents[1]
-    names = ("data/check", "detect", "generate", "models", "records", "reward/bank", "sampler", "text")
-    sources = [method_file, *(package / f"{name}.py" for name in names)]
-    for room in ("align", "hardness"):
-        sources += sorted((package / room).glob("*.py"))
+    sources = [method_file]
+    for part in CODE:
+        path = package / part
+        sources += [path] if path.is_file() else sorted(path.glob("*.py"))
     return hash_files(sources)
 
 

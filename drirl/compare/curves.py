@@ -14,7 +14,18 @@ from drirl.records import BENIGN, read_jsonl
 
 __all__ = ["ALPHA", "ALPHA_COLUMNS", "TRAINING", "TRAINING_COLUMNS", "Curves", "read_curves", "write_curves"]
 
-TRAINING = ("loss", "grad_norm", "reward", "reward_std", "kl", "entropy", "length", "cut_off_share", "scale")
+TRAINING = (
+    "loss",
+    "grad_norm",
+    "reward",
+    "reward_std",
+    "zero_std_share",
+    "kl",
+    "entropy",
+    "length",
+    "cut_off_share",
+    "scale",
+)
 """Values of log.jsonl that become columns of training.csv."""
 
 ALPHA = ("alpha", "alpha_D", "alpha_M", "delta", "gap", "masked_share")

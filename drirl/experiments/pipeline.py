@@ -23,27 +23,6 @@ _HEADER = """\
 """
 _OUT = "${run.out}"
 _REPORTS = "${compare.reports}"
-_SHARED_CODE = (
-    "drirl/data/check.py",
-    "drirl/data/split.py",
-    "drirl/detect.py",
-    "drirl/environment.py",
-    "drirl/generate.py",
-    "drirl/models.py",
-    "drirl/parallel.py",
-    "drirl/records.py",
-)
-_REWARD_CODE = ("drirl/reward", *_SHARED_CODE, "drirl/text.py")
-_ALIGN_CODE = (
-    "drirl/align",
-    "drirl/hardness",
-    *_SHARED_CODE,
-    *(f"drirl/reward/{name}.py" for name in ("bank", "implicit", "sharing")),
-    "drirl/sampler.py",
-    "drirl/text.py",
-    "drirl/evaluate",
-    "benchmarks",
-)
 _RUN = ("run.seed", "run.threads", "run.device", "run.dtype", "data.disjoint")
 
 
@@ -137,7 +116,7 @@ def _reward_stage(plan: Plan, names: list[str]) -> dict[str, Any]:
         "params": [*changed, "run.models", *_RUN, "reward"],
         "deps": [
             "drirl/experiments/run.py",
-            *_REWARD_CODE,
+            *more.code_of(plan, "reward"),
             *(path for source in sources for path in _data_paths(source)),
             f"{_OUT}/base",
         ],
@@ -193,7 +172,7 @@ def _arm_stage(plan: Plan, names: list[str]) -> dict[str, Any]:
             *dict.fromkeys(f"baselines/{method}.py" for method in methods.values()),
             "drirl/experiments/jobs.py",
             "drirl/experiments/run.py",
-            *_ALIGN_CODE,
+            *dict.fromkeys([*more.code_of(plan, "align"), *more.code_of(plan, "evaluate")]),
             *dict.fromkeys(data),
             f"{_OUT}/base/{model}",
             *dict.fromkeys(rewards),

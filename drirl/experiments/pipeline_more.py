@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import yaml
+
 from drirl.experiments.plan import ARMS, Plan
 
 __all__ = [
+    "code_of",
     "cross_stage",
     "grid_stage",
     "rerank_stage",
@@ -17,20 +20,20 @@ __all__ = [
 ]
 
 _OUT = "${run.out}"
-_SCORING = (
-    "benchmarks",
-    "drirl/evaluate",
-    "drirl/data/check.py",
-    "drirl/detect.py",
-    "drirl/models.py",
-    "drirl/parallel.py",
-    "drirl/records.py",
-    "drirl/reward/bank.py",
-    "drirl/text.py",
-)
-_ATTACKING = tuple(path for path in _SCORING if path.startswith("drirl/") and path != "drirl/evaluate")
 _HARDWARE = ["run.threads", "run.device", "run.dtype"]
 _PROMPTS = f"{_OUT}/data/prompts.jsonl"
+
+
+def code_of(plan: Plan, stage: str) -> list[str]:
+    """Return the code that a stage of the headline pipeline depends on, as dvc.yaml lists it."""
+    text = (plan.root / "dvc.yaml").read_text(encoding="utf-8")
+    deps = yaml.safe_load(text)["stages"][stage]["deps"]
+    return [dep for dep in deps if "${" not in dep]
+
+
+def _scoring(plan: Plan) -> list[str]:
+    """Return the code that scores completions, without benchmarks and lm-eval."""
+    return [dep for dep in code_of(plan, "evaluate") if dep not in ("benchmarks", "drirl/evaluate")]
 
 
 def rescore_stage(plan: Plan, names: list[str], model: str) -> dict[str, Any]:
@@ -42,9 +45,9 @@ def rescore_stage(plan: Plan, names: list[str], model: str) -> dict[str, Any]:
         own = f"align/{model}/{source.method}"
         policies.append(f"{_OUT}/base/{model}" if source.method == "base" else f"{folder}/{own}")
     if plan.arm(names[0]).make == "attack":
-        settings, code = ["attack"], ["drirl/attack", "drirl/generate.py", *_ATTACKING]
+        settings, code = ["attack"], ["drirl/attack", *_scoring(plan)]
     else:
-        settings, code = ["data.root", "evaluate"], [*_SCORING]
+        settings, code = ["data.root", "evaluate"], code_of(plan, "evaluate")
     return {
         "wdir": "..",
         "cmd": f"drirl experiments run {' '.join(names)} --model {model}",
@@ -79,8 +82,7 @@ def rerank_stage(plan: Plan, of: str, model: str) -> dict[str, Any]:
             "drirl/experiments/best_of.py",
             "drirl/serve/rerank.py",
             "drirl/serve/routed.py",
-            "drirl/generate.py",
-            *(path for path in _SCORING if path not in ("benchmarks", "drirl/evaluate")),
+            *_scoring(plan),
             _PROMPTS,
             f"{_OUT}/base/{model}",
             f"{_OUT}/reward/{model}/irl",
@@ -164,6 +166,7 @@ def scoring_stage(plan: Plan, model: str, learnt: list[str]) -> dict[str, Any]:
             "drirl/experiments/scoring.py",
             "drirl/generate.py",
             "drirl/models.py",
+            "drirl/packs.py",
             "drirl/records.py",
             *(f"drirl/reward/{name}.py" for name in ("bank", "implicit", "sharing")),
             _PROMPTS,
@@ -187,7 +190,8 @@ def cross_stage(model: str) -> dict[str, Any]:
             "drirl/data/taxonomy.py",
             "drirl/models.py",
             "drirl/records.py",
-            "drirl/reward/bank.py",
+            "drirl/packs.py",
+            *(f"drirl/reward/{name}.py" for name in ("bank", "implicit", "sharing")),
             "drirl/text.py",
             f"{_OUT}/reward/{model}/irl",
         ],

@@ -1,0 +1,71 @@
+"""A stage names all code that its result can depend on, so that a change reruns it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from drirl.align.stage import CODE
+
+ROOT = Path(__file__).resolve().parents[2]
+STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+WITHOUT_RESULT = {"__init__.py", "config.py", "errors.py", "resources.py", "settings.py"}
+"""Files whose changes show in the parameters, in messages or in costs only; ``*settings.py`` of rooms too."""
+
+
+def _module(name: str) -> Path | None:
+    path = ROOT / name.replace(".", "/")
+    found = (path.with_suffix(".py"), path / "__init__.py")
+    return next((p for p in found if p.is_file()), None)
+
+
+def _imports(path: Path) -> Iterator[Path | None]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("drirl"):
+            for name in node.names:
+                yield _module(f"{node.module}.{name.name}") or _module(str(node.module))
+        elif isinstance(node, ast.Import):
+            for name in node.names:
+                if name.name.startswith("drirl"):
+                    yield _module(name.name)
+
+
+def _closure(starts: list[Path]) -> set[str]:
+    seen: set[Path] = set()
+    waiting: list[Path | None] = [*starts]
+    while waiting:
+        path = waiting.pop()
+        if path is not None and path not in seen:
+            seen.add(path)
+            waiting += _imports(path)
+    return {p.relative_to(ROOT).as_posix() for p in seen}
+
+
+def _missing(files: set[str], deps: list[str]) -> list[str]:
+    named = {f for f in files if any(f == dep or f.startswith(f"{dep}/") for dep in deps)}
+    rest = (f for f in files - named if f.startswith("drirl/"))
+    return sorted(f for f in rest if Path(f).name not in WITHOUT_RESULT and not f.endswith("_settings.py"))
+
+
+@pytest.mark.parametrize("stage", ["data", "base", "reward", "align", "evaluate"])
+def test_a_stage_depends_on_all_it_imports(stage: str) -> None:
+    starts = [ROOT / "drirl" / stage / "stage.py"]
+    if stage == "align":
+        starts += sorted((ROOT / "baselines").glob("*.py"))
+    assert _missing(_closure(starts), STAGES[stage]["deps"]) == []
+
+
+def test_a_forgotten_file_is_found() -> None:
+    files = _closure([ROOT / "drirl" / "reward" / "stage.py"])
+    deps = [dep for dep in STAGES["reward"]["deps"] if dep != "drirl/packs.py"]
+    assert _missing(files, deps) == ["drirl/packs.py"]
+
+
+def test_a_seed_is_hashed_with_the_code_of_its_stage() -> None:
+    listed = [dep for dep in STAGES["align"]["deps"] if dep.startswith("drirl/")]
+    assert sorted(f"drirl/{part}" for part in CODE) == sorted(listed)
