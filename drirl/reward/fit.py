@@ -4,7 +4,6 @@ calibrate.
 
 from __future__ import annotations
 
-import copy
 import math
 import random
 from collections import defaultdict
@@ -141,11 +140,11 @@ def fit(
             log.accuracies.append(round(accuracy, 6))
             if accuracy > best:
                 best, log.best_step = accuracy, step
-                best_state = copy.deepcopy(bank.state_dict())
+                best_state = {n: w.detach().clone() for n, w in bank.named_parameters() if w.requires_grad}
             bank.train()
     log.steps = steps
     if val and best_state is not None and log.best_step != steps:
-        bank.load_state_dict(best_state)
+        bank.load_state_dict(best_state, strict=False)  # frozen weights stand as they were
     bank.eval()
     return log
 

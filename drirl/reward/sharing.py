@@ -29,7 +29,15 @@ from drirl.reward.bank import ALL, Head, RewardBank, load_trunk, read_arguments
 from drirl.reward.items import HARM_CATEGORIES
 from drirl.reward.settings import AdapterSettings, RewardSettings
 
-__all__ = ["AdapterBank", "SeparateBank", "SharedBank", "cost_of", "load_shared", "make_rewards"]
+__all__ = [
+    "AdapterBank",
+    "SeparateBank",
+    "SharedBank",
+    "cost_of",
+    "load_shared",
+    "make_rewards",
+    "make_static",
+]
 
 DESCRIPTION = "sharing.json"
 
@@ -155,6 +163,12 @@ class AdapterBank(SharedBank):
         hidden: Tensor = self.trunk(**inputs, use_cache=False, adapter_names=names).last_hidden_state
         return hidden
 
+    def snapshot(self) -> RewardBank:
+        """Return an independent copy that shares the tokenizer and the frozen trunk."""
+        frozen = [w for w in self.trunk.parameters() if not w.requires_grad]
+        shared = {id(part): part for part in [self.tokenizer, *frozen, *self.trunk.buffers()]}
+        return copy.deepcopy(self, shared).eval()
+
     def describe(self) -> dict[str, Any]:
         """Return rank, alpha and targets of the adapters."""
         return {"adapters": self.adapters.model_dump()}
@@ -261,6 +275,27 @@ def make_rewards(
         if settings.sharing == "adapters"
         else SeparateBank(*arguments)
     )
+    return bank.to(device).eval()
+
+
+def make_static(
+    path: str | Path,
+    settings: RewardSettings,
+    *,
+    device: str | torch.device = "cpu",
+    revision: str | None = None,
+    seed: int = 0,
+) -> RewardBank:
+    """Return a bank for the one static reward: an adapter if the category rewards are adapters, else a model.
+
+    Raises:
+        DrirlError: as :func:`make_rewards`.
+    """
+    options: dict[str, Any] = {"revision": revision, "input_mode": settings.input_mode}
+    bank = RewardBank.from_policy(path, [ALL], **options)
+    if settings.sharing == "adapters":
+        arguments = (bank.trunk, bank.tokenizer, [ALL], settings.input_mode, bank.info)
+        bank = AdapterBank(*arguments, adapters=settings.adapters, seed=seed)
     return bank.to(device).eval()
 
 

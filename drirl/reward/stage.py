@@ -68,13 +68,12 @@ def _run_model(job: Job) -> None:
     from drirl.base.location import policy_path
     from drirl.models import resolve_device, seed_everything
     from drirl.resources import Meter
-    from drirl.reward.bank import ALL, RewardBank
     from drirl.reward.implicit import ImplicitBank, SelfPlay, implicit_settings
     from drirl.reward.irl import learn
     from drirl.reward.items import limits_of, load_items, pick
     from drirl.reward.policy import LanguagePolicy
     from drirl.reward.report import draw_held_out, held_out_report, table
-    from drirl.reward.sharing import make_rewards
+    from drirl.reward.sharing import make_rewards, make_static
     from drirl.reward.static import learn_static
 
     settings, seed = job.settings, job.seed
@@ -141,9 +140,7 @@ def _run_model(job: Job) -> None:
     if job.static:
         progress("static reward")
         meter = Meter("reward", f"static/{job.model}")
-        static = RewardBank.from_policy(
-            path, [ALL], device=device, revision=revision, input_mode=settings.input_mode
-        )
+        static = make_static(path, settings, device=device, revision=revision, seed=seed)
         static_log = learn_static(
             static, train, outcome.samples[0], val, outcome.val_samples[0], settings, seed=seed + 50_000
         )

@@ -18,7 +18,7 @@ from drirl.reward.items import Reply
 from drirl.reward.policy import LanguagePolicy
 from drirl.reward.report import draw_held_out, held_out_report
 from drirl.reward.settings import PolicyUpdate, RewardSettings
-from drirl.reward.sharing import AdapterBank, SeparateBank, cost_of, make_rewards
+from drirl.reward.sharing import AdapterBank, SeparateBank, cost_of, make_rewards, make_static
 
 MODES = ["heads", "adapters", "separate", "single", "implicit"]
 PROMPTS = [
@@ -106,6 +106,43 @@ def test_calibration_centres_every_head(fitted: RewardBank) -> None:
         )
         assert scores.mean().item() == pytest.approx(0, abs=1e-3)
         assert scores.std(unbiased=False).item() == pytest.approx(1, abs=1e-3)
+
+
+def test_a_snapshot_of_adapters_shares_the_frozen_trunk(tiny_policy: Path) -> None:
+    bank = make_rewards(tiny_policy, _settings("adapters"))
+    torch.nn.init.ones_(bank.head.weight)
+    twin = bank.snapshot()
+    assert isinstance(twin, AdapterBank)
+    mine, others = dict(bank.named_parameters()), dict(twin.named_parameters())
+    assert mine.keys() == others.keys()
+    for name, weight in mine.items():
+        trained = ".lora_" in name or name.startswith("head.")
+        assert (weight is others[name]) is not trained, name
+    before = bank.score(PROMPTS, ANSWERS, ENDS, CATEGORIES)
+    assert torch.equal(twin.score(PROMPTS, ANSWERS, ENDS, CATEGORIES), before)
+    with torch.no_grad():
+        for name, weight in others.items():
+            if ".lora_B." in name:
+                weight.add_(1.0)
+    assert torch.equal(bank.score(PROMPTS, ANSWERS, ENDS, CATEGORIES), before)
+    assert not torch.equal(twin.score(PROMPTS, ANSWERS, ENDS, CATEGORIES), before)
+
+
+def test_the_static_reward_is_an_adapter_where_the_others_are(tiny_policy: Path, tmp_path: Path) -> None:
+    settings = _settings("adapters")
+    bank = make_static(tiny_policy, settings, seed=3)
+    assert isinstance(bank, AdapterBank)
+    assert bank.heads == ["all"]
+    rows = rows_of(bank, world(), _bad())
+    before = group_accuracy(bank, rows)
+    fit(bank, rows, rows, settings, steps=12, seed=0)
+    assert sum(group_accuracy(bank, rows).values()) > sum(before.values())
+    bank.save(tmp_path / "static")
+    again = RewardBank.load(tmp_path / "static")
+    assert again.score(PROMPTS, ANSWERS, ENDS, CATEGORIES).tolist() == pytest.approx(
+        bank.score(PROMPTS, ANSWERS, ENDS, CATEGORIES).tolist(), abs=1e-5
+    )
+    assert type(make_static(tiny_policy, _settings("heads"))) is RewardBank
 
 
 def test_a_snapshot_is_independent(fitted: RewardBank) -> None:
