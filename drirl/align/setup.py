@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 from datasets import Dataset
 from trl import GRPOConfig
@@ -26,7 +26,7 @@ from drirl.align.trainer import ScaledGRPOTrainer
 from drirl.errors import DrirlError
 from drirl.generate import render
 from drirl.models import load_policy, resolve_device, seed_everything
-from drirl.records import write_jsonl
+from drirl.records import RolloutGroup, write_jsonl
 from drirl.reward.bank import RewardBank
 from drirl.sampler import sample_ids
 
@@ -42,6 +42,7 @@ __all__ = [
     "load",
     "micro_batches",
     "peft_config",
+    "sample_again",
     "skip_padding",
     "train_rl",
 ]
@@ -191,7 +192,62 @@ def train_rl(
     trainer.train()
     inputs.meter.generated_tokens = inputs.meter.trained_tokens = trainer.generated_tokens
     write_jsonl(inputs.out / "rollouts.jsonl", trainer.rollouts)
+    write_jsonl(inputs.out / "after.jsonl", sample_again(policy, trainer, shared))
     finish(inputs, trainer, policy.tokenizer)
+
+
+def sample_again(policy: Policy, trainer: ScaledGRPOTrainer, shared: Shared) -> list[RolloutGroup]:
+    """Sample the trained policy on the prompts recorded in the middle, to see what became of each.
+
+    Returns:
+        A group per prompt, as recorded, but of the update after the last: completions and rewards, without
+        advantages or hardness. Nothing is trained on them.
+    """
+    middle = (shared.updates + 1) // 2
+    groups = [g for g in trainer.rollouts if g.step == middle < shared.updates]
+    rows = {row["prompt_id"]: row for row in cast(Dataset, trainer.train_dataset)}
+    chosen = [rows[g.prompt_id] for g in groups for _ in range(shared.group_size)]
+    if not chosen:
+        return []
+    encoded = policy.tokenizer.apply_chat_template(
+        [row["prompt"] for row in chosen], add_generation_prompt=True, tokenize=True, return_dict=True
+    )["input_ids"]
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    with disable_gradient_checkpointing(model, trainer.args.gradient_checkpointing_kwargs):
+        ids = sample_ids(
+            model,
+            encoded,
+            max_new_tokens=shared.max_new_tokens,
+            end_ids=policy.end_ids,
+            pad_id=policy.tokenizer.pad_token_id,
+            temperature=shared.temperature,
+        )
+    texts = policy.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    reward: Any = trainer.reward_funcs[0]
+    rewards = reward(
+        prompts=[row["prompt"] for row in chosen],
+        completions=[chat(text, "assistant") for text in texts],
+        completion_ids=ids,
+        category=[row["category"] for row in chosen],
+    )
+    size = shared.group_size
+    parts = [slice(i * size, (i + 1) * size) for i in range(len(groups))]
+    return [
+        replace(
+            group,
+            step=shared.updates + 1,
+            completions=[text.strip() for text in texts[part]],
+            r_gen=[round(value, 6) for value in rewards[part]],
+            delta=[],
+            gap=[],
+            mask=[],
+            alpha_D=1.0,
+            alpha_M=1.0,
+            alpha=1.0,
+            adv=[],
+        )
+        for group, part in zip(groups, parts, strict=True)
+    ]
 
 
 def skip_padding(trainer: Any, temperature: float = 1.0) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,20 +109,18 @@ def alpha_correlations(found: Gathered, target: Path) -> Section:
                 str(len(groups)),
             ]
         )
-        gains = _gains(groups)
-        if len(gains) >= 8:
+        again = {(g.seed, g.prompt_id): g for g in _rollouts(found, str(label), model, "after")}
+        for what, gains in (
+            ("alpha with the prompt's later gain in reward", _gains_of_prompts(groups, again)),
+            ("alpha with the later gain in reward of its category", _gains(groups)),
+        ):
+            if len(gains) < 8:
+                continue
             value2, low2, high2 = rank_correlation(
                 [a for a, _, _ in gains], [g for _, g, _ in gains], [p for _, _, p in gains]
             )
-            lines.append(
-                [
-                    escape(model),
-                    "alpha with the gain in reward of the category, first to last record",
-                    f"{value2:+.2f}",
-                    f"{low2:+.2f} to {high2:+.2f}",
-                    str(len(gains)),
-                ]
-            )
+            cells = [what, f"{value2:+.2f}", f"{low2:+.2f} to {high2:+.2f}", str(len(gains))]
+            lines.append([escape(model), *cells])
         strength = "weak" if max(abs(low), abs(high)) < 0.5 else "not shown to be weak"
         answers[model] = (
             f"{escape(model)}: alpha_D and alpha_M have rank correlation {value:+.2f} "
@@ -131,7 +129,9 @@ def alpha_correlations(found: Gathered, target: Path) -> Section:
     heads = ["Model", "Correlation", "Spearman", "95 % interval", "n groups"]
     note = (
         "Groups recorded at the first, middle and last update of every seed; bootstrap over prompts. The "
-        "first update sets the running means, so alpha is near 1 there."
+        "first update sets the running means, so alpha is near 1 there. Later gains are those from the "
+        "middle update on: of a prompt, in new samples of the trained policy to it; of a category, in the last "
+        "update's groups, of other prompts."
     )
     return Section(f"## Correlations\n\n{markdown_table(heads, lines)}\n\n{note}", answers)
 
@@ -267,6 +267,22 @@ def _ranks(x: Array) -> Array:
     return np.asarray((ends - (counts - 1) / 2)[inverse])
 
 
+def _gains_of_prompts(
+    groups: Sequence[RolloutGroup], again: Mapping[tuple[int, str], RolloutGroup]
+) -> list[tuple[float, float, str]]:
+    """Return (alpha, gain, prompt) of the middle record's groups whose prompt was sampled again."""
+    steps = sorted({g.step for g in groups})
+    gains = []
+    for g in groups:
+        after = again.get((g.seed, g.prompt_id))
+        if after is None or g.step != steps[(len(steps) - 1) // 2] or not (g.r_gen and after.r_gen):
+            continue
+        gain = float(np.mean(after.r_gen) - np.mean(g.r_gen))
+        if math.isfinite(gain):
+            gains.append((g.alpha, gain, g.prompt_id))
+    return gains
+
+
 def _gains(groups: Sequence[RolloutGroup]) -> list[tuple[float, float, str]]:
     """Return (alpha, gain, prompt) of the middle record: gain in its category's mean reward to the last."""
     steps = sorted({g.step for g in groups})
@@ -294,9 +310,9 @@ def _logs(found: Gathered, label: str, model: str) -> list[list[dict[str, Any]]]
     return [list(read_jsonl(p)) for p in sorted(folder.glob("seed*/log.jsonl"))] if folder else []
 
 
-def _rollouts(found: Gathered, label: str, model: str) -> list[RolloutGroup]:
+def _rollouts(found: Gathered, label: str, model: str, name: str = "rollouts") -> list[RolloutGroup]:
     folder = found.folder(label, "align", model)
-    paths = sorted(folder.glob("seed*/rollouts.jsonl")) if folder else []
+    paths = sorted(folder.glob(f"seed*/{name}.jsonl")) if folder else []
     return [group for path in paths for group in read_jsonl(path, RolloutGroup)]
 
 

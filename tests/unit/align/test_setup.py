@@ -16,6 +16,7 @@ from drirl.align.trainer import ScaledGRPOTrainer
 from drirl.errors import DrirlError
 from drirl.models import load_policy
 from drirl.records import RolloutGroup, read_jsonl
+from drirl.reward.bank import RewardBank
 
 from .conftest import SMALL
 
@@ -34,7 +35,13 @@ def test_a_run_leaves_policy_log_and_rollouts_and_repeats_to_the_byte(make_input
         runs.append(contents(inputs.out))
     assert runs[0] == runs[1]
     names = set(runs[0])
-    assert {"log.jsonl", "rollouts.jsonl", "policy/model.safetensors", "policy/config.json"} <= names
+    assert {
+        "log.jsonl",
+        "rollouts.jsonl",
+        "after.jsonl",
+        "policy/model.safetensors",
+        "policy/config.json",
+    } <= names
     assert not [name for name in names if name.endswith((".bin", "README.md")) or "trainer" in name]
     assert json.loads(runs[0]["policy/config.json"])["use_cache"] is True
 
@@ -43,6 +50,19 @@ def test_a_run_leaves_policy_log_and_rollouts_and_repeats_to_the_byte(make_input
     assert all(row["loss"] is not None and row["scale"] == 1.0 for row in logs)
     groups = read_jsonl(inputs.out / "rollouts.jsonl", RolloutGroup)
     assert [g.step for g in groups] == [1, 1, 1, 1, 2, 2, 2, 2]
+    again = read_jsonl(
+        inputs.out / "after.jsonl", RolloutGroup
+    )  # the middle update's prompts, policy trained
+    assert [(g.step, g.prompt_id) for g in again] == [(3, g.prompt_id) for g in groups[:4]]
+    bank, texts = RewardBank.load(inputs.reward_path), {p.prompt_id: p.text for p, _ in inputs.train}
+    for group in again:
+        own = (len(group.completions) * [texts[group.prompt_id]], group.completions)
+        ends = [
+            bank.score_completions(*own, [done] * SMALL.group_size, [group.category] * SMALL.group_size)
+            for done in (True, False)
+        ]
+        for k, value in enumerate(group.r_gen):
+            assert min(abs(value - float(end[k])) for end in ends) < 1e-4
     counts = inputs.meter.counts()
     assert counts["updates"] == 2
     assert 16 <= counts["generated_tokens"] <= 2 * 8 * SMALL.max_new_tokens

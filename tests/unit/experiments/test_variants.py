@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from drirl.errors import DrirlError
-from drirl.experiments.extras.hardness import rank_correlation
+from drirl.experiments.extras.hardness import _gains_of_prompts, rank_correlation
 from drirl.experiments.extras.order import misplaced, pairs_of
 from drirl.experiments.extras.variety import _welch, distinct, repeated, self_bleu2
 from drirl.experiments.plan import DataVariant, Plan
@@ -153,3 +153,18 @@ def test_welchs_interval_by_hand() -> None:
         2.7764 * (2 / 3) ** 0.5, abs=1e-4
     )
     assert _welch(np.array([1.0, 1.0]), np.array([2.0, 2.0])) == 0.0
+
+
+def test_what_became_of_the_prompts_of_the_middle_update() -> None:
+    def group(step: int, prompt: str, alpha: float, rewards: list[float], seed: int = 0) -> RolloutGroup:
+        return RolloutGroup(step, prompt, 2, ["a", "b"], rewards, None, [], [], [], 1.0, 1.0, alpha, [], seed)
+
+    groups = [
+        group(1, "p", 1.0, [9.0, 9.0]),
+        group(5, "p", 1.3, [0.0, 1.0]),
+        group(5, "q", 0.8, [1.0, 1.0]),
+        group(5, "q", 0.7, [1.0, 1.0], seed=1),  # not sampled again
+        group(9, "r", 0.9, [5.0, 5.0]),
+    ]
+    again = {(0, "p"): group(10, "p", 1.0, [2.0, 3.0]), (0, "q"): group(10, "q", 1.0, [0.5, 0.5])}
+    assert _gains_of_prompts(groups, again) == [(1.3, 2.0, "p"), (0.8, -0.5, "q")]
