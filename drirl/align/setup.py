@@ -213,7 +213,8 @@ def sample_again(policy: Policy, trainer: ScaledGRPOTrainer, shared: Shared) -> 
         [row["prompt"] for row in chosen], add_generation_prompt=True, tokenize=True, return_dict=True
     )["input_ids"]
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
-    with disable_gradient_checkpointing(model, trainer.args.gradient_checkpointing_kwargs):
+    arguments: Any = trainer.args
+    with disable_gradient_checkpointing(model, arguments.gradient_checkpointing_kwargs):
         ids = sample_ids(
             model,
             encoded,

@@ -130,8 +130,8 @@ def alpha_correlations(found: Gathered, target: Path) -> Section:
     note = (
         "Groups recorded at the first, middle and last update of every seed; bootstrap over prompts. The "
         "first update sets the running means, so alpha is near 1 there. Later gains are those from the "
-        "middle update on: of a prompt, in new samples of the trained policy to it; of a category, in the last "
-        "update's groups, of other prompts."
+        "middle update on: of a prompt, in new samples of the trained policy to it; of a category, in the "
+        "last update's groups, of other prompts."
     )
     return Section(f"## Correlations\n\n{markdown_table(heads, lines)}\n\n{note}", answers)
 
