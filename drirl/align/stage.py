@@ -102,6 +102,10 @@ def jobs_of(
     found = find_method(method, folder)
     config = parse_config(found, values)
     path, revision = policy_path(params.run.out, model)
+    inputs = _input_hashes(params, model, found, path, revision)
+    splitter = getattr(getattr(config, "hardness", None), "generator", None)
+    if splitter is not None and Path(splitter.model).is_dir():
+        inputs["splitter"] = hash_folder(Path(splitter.model))
     shared: dict[str, Any] = {
         "model": model,
         "method": method,
@@ -110,7 +114,7 @@ def jobs_of(
         "encoder": params.data.encoder.model_dump(mode="json"),
         "device": params.run.device,
         "dtype": params.run.dtype,
-        "inputs": _input_hashes(params, model, found, path, revision),
+        "inputs": inputs,
         "code": _code_hash(folder / f"{method}.py"),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }

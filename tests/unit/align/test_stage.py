@@ -93,6 +93,22 @@ def test_what_a_seed_depends_on_retrains_it_and_nothing_else_does(params: Params
     assert go(updates=3) == [0, 1]
 
 
+def test_the_llm_that_splits_is_part_of_a_seed(params: Params, tmp_path: Path) -> None:
+    llm = tmp_path / "splitter"
+    llm.mkdir()
+    (llm / "config.json").write_text("{}")
+    values = {"hardness": {"splitter": "llm", "generator": {"kind": "transformers", "model": str(llm)}}}
+
+    def hashes() -> list[str]:
+        jobs = stage.jobs_of(params, model="tiny-llama", method="dr_irl", values=values)
+        return [job.config_hash for job in jobs]
+
+    before = hashes()
+    assert hashes() == before
+    (llm / "config.json").write_text("{ }")
+    assert not set(hashes()) & set(before)
+
+
 def test_leftovers_and_foreign_seeds_are_removed(params: Params, here: list[int]) -> None:
     cell = params.run.out / "align" / "tiny-llama" / "base"
     for name in (".seed0.half", "seed7"):
