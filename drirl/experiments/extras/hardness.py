@@ -156,7 +156,7 @@ def training_health(found: Gathered, target: Path) -> Section:
     return Section(
         "## Training\n\n"
         + markdown_table(heads, lines)
-        + "\n\nMeans over the last fifth of the updates and seeds."
+        + "\n\nMeans over the last fifth of the updates (lowest to highest seed)."
     )
 
 
@@ -337,5 +337,13 @@ def _mean_curve(runs: Sequence[Sequence[dict[str, Any]]], name: str) -> list[tup
 
 
 def _mean_of(runs: Sequence[Sequence[dict[str, Any]]], name: str) -> str:
-    values = [float(line[name]) for run in runs for line in run if line.get(name) is not None]
-    return f"{np.mean(values):.3f}" if values else MISSING
+    found = [[float(line[name]) for line in run if line.get(name) is not None] for run in runs]
+    return over_seeds([sum(values) / len(values) for values in found if values])
+
+
+def over_seeds(values: Sequence[float]) -> str:
+    """Return the mean with the lowest and highest seed in brackets, for a value per seed."""
+    if not values:
+        return MISSING
+    mean = f"{sum(values) / len(values):.3f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.3f} to {max(values):.3f})"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from drirl.compare.names import UNTRAINED, escape
-from drirl.experiments.extras.hardness import _logs
+from drirl.experiments.extras.hardness import _logs, over_seeds
 from drirl.experiments.gather import Gathered
 from drirl.experiments.page import MISSING, Section, markdown_table
 from drirl.records import Demo, EvalItem, read_jsonl
@@ -85,17 +85,16 @@ def entropy(found: Gathered, target: Path) -> Section:
                 for line in run:
                     if line.get("entropy") is not None:
                         points.setdefault(int(line["update"]), []).append(float(line["entropy"]))
-            curve = [(float(u), sum(v) / len(v)) for u, v in sorted(points.items())]
-            if curve:
-                curves[label] = curve
-                lines.append([escape(model), escape(label), f"{curve[0][1]:.3f}", f"{curve[-1][1]:.3f}"])
-            else:
-                lines.append([escape(model), escape(label), MISSING, MISSING])
+            if points:
+                curves[label] = [(float(u), sum(v) / len(v)) for u, v in sorted(points.items())]
+            ends = [over_seeds(points[update]) for update in (min(points), max(points))] if points else []
+            lines.append([escape(model), escape(label), *(ends or [MISSING, MISSING])])
         panels.append((f"Token entropy, {model}", curves))
     notice = found.notice
     path = draw_curves(target / f"{found.name}_entropy.png", panels, notice=notice)
     table = markdown_table(["Model", "Arm", "First update (nats)", "Last update (nats)"], lines)
-    return Section(f"## Entropy over training\n\n![entropy]({path.name})\n\n{table}")
+    note = "Mean (lowest to highest seed)."
+    return Section(f"## Entropy over training\n\n![entropy]({path.name})\n\n{table}\n\n{note}")
 
 
 def _figures(replies: Sequence[str], demos: np.ndarray | None) -> list[float]:
