@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drirl.compare.names import ALL, CATEGORIES, POOLED, UNTRAINED, category_name
+from drirl.compare.names import ALL, CATEGORIES, MEANS, POOLED, UNTRAINED, category_name
 from drirl.errors import DrirlError, nearest
 from drirl.records import EvalItem, RunRecord, read_json, read_jsonl
 
@@ -391,11 +391,20 @@ def _pooled(cell: dict[Key, Scores]) -> dict[Key, Scores]:
         parts = [scores for (_, name), scores in sorted(cell.items()) if name == metric]
         if parts:
             pooled[ALL, metric] = pool(parts)
+    for group, (metric, tasks) in MEANS.items():
+        parts = [cell[task, metric] for task in tasks if (task, metric) in cell]
+        if len(parts) == len(tasks):
+            pooled[group, metric] = pool(parts, group, even=True)
     return pooled
 
 
-def pool(parts: Sequence[Scores]) -> Scores:
-    """Put the prompts of several benchmarks together as benchmark ``all``; every prompt counts once."""
+def pool(parts: Sequence[Scores], benchmark: str = ALL, *, even: bool = False) -> Scores:
+    """Put the prompts of several benchmarks together as one, by default ``all``.
+
+    Args:
+        even: every part counts the same instead of every prompt. Scores are multiplied by what makes their
+            mean over prompts the mean over parts of the parts' means; those of small parts may so exceed 1.
+    """
     seeds = tuple(sorted({seed for part in parts for seed in part.seeds}))
     items: list[Item] = []
     blocks = []
@@ -403,20 +412,26 @@ def pool(parts: Sequence[Scores]) -> Scores:
         block = np.full((len(part.items), len(seeds)), np.nan)
         for column, seed in enumerate(part.seeds):
             block[:, seeds.index(seed)] = part.values[:, column]
+        if even:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                block *= 1 / (~np.isnan(block)).sum(0)  # (K,)
         blocks.append(block)
         for item in part.items:
             name = f"{part.benchmark}/{item.item_id}"
             items.append(Item(name, item.cluster, item.category, item.kind, item.level, item.novelty))
     head = parts[0]
+    values = np.concatenate(blocks)  # (sum of I, K)
+    if even:
+        values *= (~np.isnan(values)).sum(0) / len(parts)
     return Scores(
         head.model,
         head.method,
-        ALL,
+        benchmark,
         head.metric,
         head.higher_is_better,
         tuple(items),
         seeds,
-        np.concatenate(blocks),  # (sum of I, K)
+        values,
         _joined(part.judge for part in parts),
         _joined(part.template_hash for part in parts),
         _joined(part.task_version for part in parts),

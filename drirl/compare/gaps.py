@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from drirl.compare.names import ALL, code, escape
+from drirl.compare.names import ALL, MEANS, code, escape
 from drirl.compare.tables import Analysis
 from drirl.compare.texts import span
 
@@ -36,19 +36,23 @@ def missing_scores(
 
 
 def cut_prompts(analysis: Analysis) -> list[str]:
-    """Return a sentence for each model and benchmark with prompts that lost their beginning; usually none."""
+    """Return a sentence for each model with prompts that lost their beginning; usually none."""
     found: dict[tuple[str, str], dict[str, tuple[int, int]]] = {}
     for (model, method), cell in analysis.records.cells.items():
         for (benchmark, _), scores in cell.items():
-            if benchmark != ALL:
+            if benchmark != ALL and benchmark not in MEANS:
                 methods = found.setdefault((model, benchmark), {})
                 methods[method] = max(methods.get(method, (0, 0)), (scores.cut, len(scores.items)))
+    lines: dict[str, list[str]] = {}
+    for (model, benchmark), methods in found.items():
+        if any(cut for cut, _ in methods.values()):
+            cut = span(sorted({cut for cut, _ in methods.values()}))
+            prompts = span(sorted({prompts for _, prompts in methods.values()}))
+            lines.setdefault(model, []).append(f"{code(benchmark)} {cut} of {prompts}")
     return [
-        f"Prompts cut to fit the context, {escape(model)}, {code(benchmark)}: "
-        f"{span(sorted({cut for cut, _ in methods.values()}))} of "
-        f"{span(sorted({prompts for _, prompts in methods.values()}))} (`evaluate.overlong: truncate`)."
-        for (model, benchmark), methods in found.items()
-        if any(cut for cut, _ in methods.values())
+        f"Prompts cut to fit the context (`evaluate.overlong: truncate`), {escape(model)}: "
+        f"{'; '.join(cells)}."
+        for model, cells in lines.items()
     ]
 
 

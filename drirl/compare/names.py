@@ -10,7 +10,9 @@ from drirl.data import taxonomy
 __all__ = [
     "ALL",
     "CATEGORIES",
+    "MEANS",
     "OURS",
+    "PARTS",
     "POOLED",
     "TRAINING",
     "UNTRAINED",
@@ -29,6 +31,15 @@ ALL = "all"
 
 POOLED = ("degenerate_rate", "mean_reward")
 """Metrics of every completion, also reported over all benchmarks together."""
+
+MEANS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "advglue": ("accuracy", tuple(f"advglue_{part}" for part in "sst2 qqp mnli mnli_mm qnli rte".split())),
+    "drirl_hhh": ("accuracy", tuple(f"drirl_hhh_{part}" for part in "harmless helpful honest other".split())),
+}
+"""Groups under benchmarks/ that are scored by the mean over their tasks: metric, tasks (paper section 8)."""
+
+PARTS = {part: group for group, (_, parts) in MEANS.items() for part in parts}
+"""Task -> the group it is a part of."""
 
 TRAINING = "training"
 """Benchmark name of the deterministic training costs."""

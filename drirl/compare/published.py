@@ -1,11 +1,10 @@
 """Published values beside ours, only where benchmark, metric, method and base model are the same.
 
-Left out, because what we record means something else:
+Left out, because what we record means something else: strongreject (published is goodness, a rubric's
+ratings; ours is the refusal rate, benchmarks/strongreject/README.md).
 
-- strongreject: published is goodness, a rubric's ratings; ours is the refusal rate
-  (benchmarks/strongreject/README.md).
-- advglue and hhh: published is one accuracy; ours are those of six and of four parts. The plain mean of the
-  parts is the groups' own score, but whether it is what the paper gives, and on which items, is not known.
+advglue and drirl_hhh, the means over their parts, are set beside the published accuracies, which the same
+protocol defines so; on which items those were measured is not known.
 
 wildchat is set beside ours: both are refusal rates on toxic first messages. Which ones the paper took is not
 known; its values fit 219 items, as many as the rule in benchmarks/wildchat/README.md chooses.
@@ -24,7 +23,7 @@ __all__ = ["COLUMNS", "Published", "Value", "load_published"]
 
 COLUMNS = ("table", "model", "method", "benchmark", "metric", "value", "source")
 
-TASKS = {"drirl_gsm8k": "gsm8k", "wildchat_toxic": "wildchat"}
+TASKS = {"drirl_gsm8k": "gsm8k", "drirl_hhh": "hhh", "wildchat_toxic": "wildchat"}
 """Our task name -> benchmark name in published.csv, where the two differ."""
 
 METRICS = {("gsm8k", "exact_match"): "accuracy"}

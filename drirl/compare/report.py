@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from drirl.compare.accuracy import reward_accuracy, reward_details
 from drirl.compare.gaps import cut_prompts, missing_scores
 from drirl.compare.looks import Look, load_looks, looks_section
-from drirl.compare.names import ALL, CATEGORIES, POOLED, TRAINING, UNTRAINED, code, escape, judged_again
+from drirl.compare.names import (
+    ALL,
+    CATEGORIES,
+    MEANS,
+    PARTS,
+    POOLED,
+    TRAINING,
+    UNTRAINED,
+    code,
+    escape,
+    judged_again,
+)
 from drirl.compare.significance import POWER
 from drirl.compare.spread import mean_reward, spread
 from drirl.compare.tables import Analysis
@@ -36,6 +47,7 @@ __all__ = [
     "Notes",
     "headline_columns",
     "load_looks",
+    "parts_columns",
     "render",
     "short_columns",
 ]
@@ -64,7 +76,32 @@ LAST: tuple[Column, ...] = (
 )
 
 
-_LONG = ("Refusal, paraphrased", "Refusal, direct", "False refusal, disguised benign", "Updates")
+TITLES = {
+    ("advglue", "accuracy"): "AdvGLUE",
+    ("decodingtrust_stereotype", "agreement_rate"): "DecodingTrust, agrees",
+    ("decodingtrust_stereotype", "undecided_rate"): "DecodingTrust, undecided",
+    ("drirl_gsm8k", "exact_match"): "GSM8K",
+    ("drirl_hhh", "accuracy"): "HHH",
+    ("drirl_truthfulqa_mc1", "mc1"): "TruthfulQA, mc1",
+    ("drirl_truthfulqa_mc2", "mc2"): "TruthfulQA, mc2",
+    ("simpleqa", "accuracy"): "SimpleQA",
+    ("simpleqa", "not_attempted_rate"): "SimpleQA, not attempted",
+    ("stereotype", "refusal_rate"): "Refusal, Stereotype",
+    ("strongreject", "refusal_rate"): "Refusal, StrongREJECT",
+    ("wildchat_toxic", "refusal_rate"): "Refusal, WildChat",
+    ("xstest_safe", "false_refusal_rate"): "False refusal, XSTest",
+    ("xstest_unsafe", "refusal_rate"): "Refusal, XSTest",
+}
+"""Headings of (benchmark, metric); others are called by their names."""
+
+_LONG = (
+    "Refusal, paraphrased",
+    "Refusal, direct",
+    "False refusal, disguised benign",
+    "DecodingTrust, undecided",
+    "SimpleQA, not attempted",
+    "Updates",
+)
 """Columns left out of the short headline table, where another says much the same."""
 
 
@@ -94,12 +131,29 @@ def headline_columns(analysis: Analysis) -> list[Column]:
     columns = [column for column in SHOWN if column[1:] in found]
     if any("level=" in column[2] and column[1] == "drirl_tiny_harmful" for column in columns):
         columns = [column for column in columns if column[0] != "Refusal, harmful"]
+    columns += _others(analysis, lambda benchmark: not _in_a_mean(analysis, benchmark))
+    return columns + [column for column in LAST if column[1:] in found]
+
+
+def parts_columns(analysis: Analysis) -> list[Column]:
+    """Return the columns of tasks whose mean is a column of the headline table."""
+    return _others(analysis, lambda benchmark: _in_a_mean(analysis, benchmark))
+
+
+def _others(analysis: Analysis, wanted: Callable[[str], bool]) -> list[Column]:
     named = {column[1] for column in SHOWN}
+    columns = []
     for benchmark, metric in analysis.records.keys():
         own = benchmark not in named and benchmark != ALL and metric not in POOLED
-        if own or judged_again(metric):
-            columns.append((f"{benchmark}, {metric.replace('_', ' ')}", benchmark, metric))
-    return columns + [column for column in LAST if column[1:] in found]
+        if (own or judged_again(metric)) and wanted(benchmark):
+            title = f"{benchmark}, {metric.replace('_', ' ')}"
+            columns.append((TITLES.get((benchmark, metric), title), benchmark, metric))
+    return columns
+
+
+def _in_a_mean(analysis: Analysis, benchmark: str) -> bool:
+    group = PARTS.get(benchmark)
+    return group is not None and (group, MEANS[group][0]) in analysis.records.keys()
 
 
 def short_columns(analysis: Analysis) -> list[Column]:
@@ -111,6 +165,7 @@ def render(analysis: Analysis, notes: Notes) -> str:
     """Return the whole report as Markdown."""
     columns = headline_columns(analysis)
     rates = [column for column in columns if column[1] != TRAINING and analysis.is_rate(*column[1:])]
+    tasks = parts_columns(analysis)
     parts = ["# Comparison", _notice(notes), _headline(analysis, notes)]
     if notes.figures:
         parts.append("\n\n".join(f"![{Path(name).stem}]({name})" for name in notes.figures))
@@ -125,6 +180,7 @@ def render(analysis: Analysis, notes: Notes) -> str:
         looks_section(notes.looks),
         "## Details",
         details("All columns of the headline table", _values(analysis, columns)),
+        details("Tasks whose mean is a column", _values(analysis, tasks)) if tasks else "",
         _difference_details(analysis, rates, notes),
         spread(analysis, rates),
         mean_reward(analysis),

@@ -135,7 +135,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _draw(analysis: Analysis, curves: Curves, reports: Path, notice: str) -> list[Figure]:
-    """Draw the figures that depend on records alone; return them in the order of the page."""
+    """Draw the figures that depend on records alone; return those with data, in the order of the page."""
     from drirl.compare import figures, panels
     from drirl.compare.page.render import Figure
 
@@ -169,7 +169,12 @@ def _draw(analysis: Analysis, curves: Curves, reports: Path, notice: str) -> lis
             "Held-out pairwise accuracy of the rewards per category and of the one static reward.",
         ),
     )
-    return [Figure(files[0], text) for files, text in drawn]
+    return [Figure(files[0], text) for files, text in drawn if _shows_something(files[0])]
+
+
+def _shows_something(figure: Path) -> bool:
+    """Return whether the csv file beside a figure has a line below its header."""
+    return len(figure.with_suffix(".csv").read_text(encoding="utf-8").splitlines()) > 1
 
 
 def _write_page(

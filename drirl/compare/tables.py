@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drirl.compare.collect import Records, Scores, slices
-from drirl.compare.names import ALL, POOLED, TRAINING, judged_again
+from drirl.compare.names import ALL, MEANS, PARTS, POOLED, TRAINING, judged_again
 from drirl.compare.published import Published
 from drirl.compare.significance import cohens_h, detectable, holm, mcnemar, standardised
 from drirl.compare.stats import Bootstrap, Estimate, Measured
@@ -270,12 +270,12 @@ class Analysis:
         """
         tasks: dict[str, list[Measured]] = {}
         for benchmark, metric in self.records.keys():
-            if benchmark == ALL or metric in POOLED or judged_again(metric):
+            if benchmark == ALL or benchmark in MEANS or metric in POOLED or judged_again(metric):
                 continue
             pair = self._pair(model, method, reference, benchmark, metric)
             row = self.row(model, method, benchmark, metric)
             if pair is not None and row is not None:
-                tasks.setdefault(benchmark, []).append((*pair, row.higher_is_better))
+                tasks.setdefault(PARTS.get(benchmark, benchmark), []).append((*pair, row.higher_is_better))
         return self.bootstrap.improvement(
             list(tasks.values()), keys=(f"{model}/{method}", f"{model}/{reference}")
         )
@@ -354,7 +354,7 @@ class Analysis:
         for cell in self.records.cells.values():
             for key, scores in cell.items():
                 seen = scores.values[~np.isnan(scores.values)]
-                inside = bool(((seen >= 0) & (seen <= 1)).all())
+                inside = bool(((seen >= 0) & (seen <= 1)).all()) or key[0] in MEANS  # of rates, by weight
                 rates[key] = rates.get(key, True) and inside
         return rates
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from drirl.compare.collect import has, mean_of_seeds, parse_metric, read_items
-from drirl.compare.names import ALL, TRAINING, category_name, judged_again
+from drirl.compare.names import ALL, MEANS, TRAINING, category_name, judged_again
 from drirl.config import Params
 from drirl.errors import DrirlError, nearest
 from drirl.records import EvalItem
@@ -31,6 +31,10 @@ def trace(
         print(json.dumps(dataclasses.asdict(item), ensure_ascii=False, sort_keys=True))
     scored = sum(item.value is not None for item in items)
     mean = mean_of_seeds(items)
+    if benchmark in MEANS and items:
+        means = [mean_of_seeds(i for i in items if i.benchmark == part) for part in MEANS[benchmark][1]]
+        known = [value for value in means if value is not None]
+        mean = sum(known) / len(known) if len(known) == len(means) else None
     shown = min(limit or len(items), len(items))
     prompts = len({(item.benchmark, item.item_id) for item in items})
     seeds = len({item.seed for item in items})
@@ -60,10 +64,11 @@ def records_behind(out: Path, model: str, method: str, benchmark: str, metric: s
         for path in sorted((Path(out) / "judge").glob(f"*/{model}/{method}/items.jsonl")):
             items += read_items(path)
     known = sorted({item.benchmark for item in items})
-    if benchmark != ALL and benchmark not in known:
+    parts = MEANS[benchmark][1] if benchmark in MEANS else (benchmark,)
+    if benchmark != ALL and not set(parts) <= set(known):
         raise DrirlError(f"--benchmark: no records of '{benchmark}'; {nearest(benchmark, [*known, ALL])}")
     if benchmark != ALL:
-        items = [item for item in items if item.benchmark == benchmark]
+        items = [item for item in items if item.benchmark in parts]
     metrics = {item.metric for item in items}
     if name not in metrics:
         raise DrirlError(f"--metric: {benchmark} has no '{name}'; {nearest(name, metrics)}")

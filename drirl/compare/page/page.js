@@ -121,6 +121,7 @@
     const scroll = make("div", { class: "scroll" });
     const more = make("button", { type: "button", class: "tool" }, "Show more rows");
     view.replaceChildren(make("div", { class: "tools" }, make("label", {}, "Table", pick), make("label", { class: "wide" }, "Filter rows", input)), count, scroll, more);
+    const untraced = new Set(view.dataset.untraced.split(" "));
     let data, rows, body, shown;
     function grow() {
       const at = Object.fromEntries(data.columns.map((name, place) => [name, place]));
@@ -129,7 +130,7 @@
         const line = make("tr");
         for (const [place, text] of row.entries()) {
           const cell = make(place < 2 ? "th" : "td", place < 2 ? { scope: "row" } : {});
-          if (place === number && text && row[at.benchmark] !== "training")
+          if (place === number && text && !untraced.has(row[at.benchmark]))
             cell.append(make("a", { href: address({ model: row[at.model], a: row[at.method], b: at.reference === undefined ? "" : row[at.reference], benchmark: row[at.benchmark], metric: row[at.metric] }) }, make("span", {}, text)));
           else cell.append(visible(text));
           line.append(cell);

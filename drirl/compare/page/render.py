@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from drirl.compare.names import MEANS, TRAINING
 from drirl.compare.page.cards import Card
 from drirl.compare.page.markdown import lead, sections
 from drirl.compare.page.records import Archive, pack
@@ -95,6 +96,7 @@ def render_page(
         record_count=f"{archive.records:,}".replace(",", "\u202f"),
         left_out=archive.left_out,
         withheld=[one["name"] for one in index.get("benchmarks", []) if not one["shown"]],
+        untraced=" ".join([TRAINING, *MEANS]),
         index=Markup(script_json(index)),
         chunks={key: Markup(text) for key, text in chunks.items()},
     )

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from drirl.compare.gaps import missing_scores
-from drirl.compare.names import CATEGORIES, POOLED, TRAINING
-from drirl.compare.report import Column, headline_columns, short_columns
+from drirl.compare.names import CATEGORIES, MEANS, POOLED, TRAINING
+from drirl.compare.report import Column, headline_columns, parts_columns, short_columns
 from drirl.compare.stats import Estimate
 from drirl.compare.tables import Analysis, Difference, Row
 from drirl.compare.texts import best, p_text, standing
@@ -30,7 +30,7 @@ class Heading:
     @property
     def traced(self) -> bool:
         """Whether there are per-prompt records behind this column."""
-        return self.benchmark != TRAINING
+        return self.benchmark != TRAINING and self.benchmark not in MEANS
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,8 @@ def details(analysis: Analysis, reference: str, level: float) -> list[Table]:
             if len(columns) > 1:
                 word = "difficulty" if field == "level" else field
                 tables.append(_table(analysis, f"{field}-{len(tables)}", f"By {word}: {about}", columns))
+    if tasks := parts_columns(analysis):
+        tables.append(_table(analysis, "parts", "Tasks whose mean is a column of the headline table", tasks))
     columns = [(name, name, metric) for name, metric in analysis.records.keys() if metric == "mean_reward"]
     if columns:
         caption = "Mean reward: score under the category rewards of the same base model; no measure of safety"

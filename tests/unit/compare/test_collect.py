@@ -10,17 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from drirl.compare.collect import collect, mean_of_seeds, parse_metric, slices
+from drirl.compare.names import MEANS
 from drirl.compare.published import Published
-from drirl.compare.report import headline_columns
+from drirl.compare.report import headline_columns, parts_columns
 from drirl.compare.stats import Bootstrap
 from drirl.compare.tables import Analysis
 from drirl.compare.trace import records_behind
 from drirl.errors import DrirlError
 from drirl.records import read_jsonl, write_jsonl
 
-from .conftest import item, write_cell
+from .conftest import ROOT, item, write_cell
 
 
 def write(out: Path, method: str = "dpo", seeds: tuple[int, ...] = (0, 1), model: str = "tiny") -> None:
@@ -298,3 +300,48 @@ def test_an_unknown_judge_and_uneven_seeds_of_one_are_refused(tmp_path: Path) ->
         collect(tmp_path, ["tiny"], ["dpo"], [0, 1], judges=["refusal-prefx-1"])
     with pytest.raises(DrirlError, match="judge/refusal-prefix-1/tiny/dpo: seeds"):
         collect(tmp_path, ["tiny"], ["dpo"], [0, 1], judges=["refusal-prefix-1"])
+
+
+def test_a_group_is_scored_by_the_mean_over_its_tasks(tmp_path: Path) -> None:
+    """Paper section 8: AdvGLUE and HHH are means over tasks, whatever their sizes."""
+    names = ["helpful", "honest", "other"]
+    items = [
+        item(benchmark="drirl_hhh_harmless", item_id=f"p{k}", metric="accuracy", value=1.0) for k in (0, 1)
+    ]
+    items += [
+        item(benchmark=f"drirl_hhh_{name}", item_id=f"p{k}", metric="accuracy", value=float(k == 0))
+        for name in names
+        for k in range(4)
+    ]
+    write_cell(tmp_path, "tiny", "base", items)
+    records = collect(tmp_path, ["tiny"], ["base"], [0])
+    scores = records.cells["tiny", "base"]["drirl_hhh", "accuracy"]
+    assert len(scores.items) == 14
+    assert scores.values.mean() == pytest.approx((1 + 3 * 0.25) / 4)  # of all prompts: 5 of 14
+    analysis = Analysis(records, Bootstrap(draws=200), Published({}, {}))
+    row = analysis.row("tiny", "base", "drirl_hhh", "accuracy")
+    assert row is not None
+    assert row.value == pytest.approx(0.4375)
+    assert analysis.is_rate("drirl_hhh", "accuracy")
+    assert row.low is not None and row.high is not None  # noqa: PT018
+    assert 0 <= row.low < 0.4375 < row.high <= 1
+    titles = [title for title, _, _ in headline_columns(analysis)]
+    assert "HHH" in titles
+    assert not [title for title in titles if title.startswith("drirl_hhh_")]
+    assert [benchmark for _, benchmark, _ in parts_columns(analysis)] == sorted(MEANS["drirl_hhh"][1])
+    found = records_behind(tmp_path, "tiny", "base", "drirl_hhh", "accuracy")
+    assert len(found) == 14
+
+    write_cell(tmp_path, "tiny", "base", [i for i in items if i.benchmark != "drirl_hhh_other"])
+    records = collect(tmp_path, ["tiny"], ["base"], [0])
+    assert ("drirl_hhh", "accuracy") not in records.cells["tiny", "base"]  # a part is missing, so is the mean
+
+
+def test_groups_are_those_that_lm_eval_averages_so() -> None:
+    found = {}
+    for path in (ROOT / "benchmarks").rglob("_group.yaml"):
+        group = yaml.safe_load(path.read_text())
+        for how in group.get("aggregate_metric_list", []):
+            if how["aggregation"] == "mean" and how["weight_by_size"] is False:
+                found[group["group"]] = (how["metric"], tuple(group["task"]))
+    assert found == MEANS

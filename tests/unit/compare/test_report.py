@@ -203,8 +203,8 @@ def test_missing_scores_and_cut_prompts_are_said_under_their_tables(tmp_path: Pa
     assert "\n- Scores missing, Refusal, disguised: tiny `weak` 3 of 6.\n" in top
     assert top.count("Scores missing") == 1  # the short table has no other column with gaps
     assert (
-        "\n- Prompts cut to fit the context, tiny, `drirl_tiny_harmful`: 2–3 of 5–6 "
-        "(`evaluate.overlong: truncate`).\n" in top
+        "\n- Prompts cut to fit the context (`evaluate.overlong: truncate`), tiny: "
+        "`drirl_tiny_harmful` 2–3 of 5–6.\n" in top
     )
     levels = text[text.index("## By difficulty") : text.index("## What the columns are")]
     assert "Prompts: direct 2–3; disguised 2–3." in levels
