@@ -74,6 +74,7 @@ class Scores:
         task_version: version of the task; over several benchmarks, all of them.
         decode: settings of decoding as JSON; over several benchmarks empty.
         cut: prompts that lost their beginning to fit the context, in the seed with most of them.
+        parts: (I,) task of each prompt where the score is the mean over tasks; empty: over prompts.
     """
 
     model: str
@@ -89,6 +90,7 @@ class Scores:
     task_version: str = ""
     decode: str = ""
     cut: int = 0
+    parts: tuple[str, ...] = ()
 
     @property
     def clusters(self) -> tuple[str, ...]:
@@ -377,6 +379,7 @@ def _check_seeds(
 
 def _keep(records: Records, benchmarks: Sequence[str]) -> None:
     known = {benchmark for benchmark, _ in records.keys()}
+    benchmarks = [part for name in benchmarks for part in (MEANS[name][1] if name in MEANS else [name])]
     for name in benchmarks:
         if name not in known:
             raise DrirlError(f"--benchmarks: no records of '{name}'; {nearest(name, known)}")
@@ -402,8 +405,8 @@ def pool(parts: Sequence[Scores], benchmark: str = ALL, *, even: bool = False) -
     """Put the prompts of several benchmarks together as one, by default ``all``.
 
     Args:
-        even: every part counts the same instead of every prompt. Scores are multiplied by what makes their
-            mean over prompts the mean over parts of the parts' means; those of small parts may so exceed 1.
+        even: parts are to count the same whatever their sizes (``Scores.parts``); a seed in which one of them
+            has no score gets none.
     """
     seeds = tuple(sorted({seed for part in parts for seed in part.seeds}))
     items: list[Item] = []
@@ -412,9 +415,6 @@ def pool(parts: Sequence[Scores], benchmark: str = ALL, *, even: bool = False) -
         block = np.full((len(part.items), len(seeds)), np.nan)
         for column, seed in enumerate(part.seeds):
             block[:, seeds.index(seed)] = part.values[:, column]
-        if even:
-            with np.errstate(invalid="ignore", divide="ignore"):
-                block *= 1 / (~np.isnan(block)).sum(0)  # (K,)
         blocks.append(block)
         for item in part.items:
             name = f"{part.benchmark}/{item.item_id}"
@@ -422,7 +422,7 @@ def pool(parts: Sequence[Scores], benchmark: str = ALL, *, even: bool = False) -
     head = parts[0]
     values = np.concatenate(blocks)  # (sum of I, K)
     if even:
-        values *= (~np.isnan(values)).sum(0) / len(parts)
+        values[:, np.any([np.isnan(block).all(0) for block in blocks], axis=0)] = np.nan
     return Scores(
         head.model,
         head.method,
@@ -435,6 +435,7 @@ def pool(parts: Sequence[Scores], benchmark: str = ALL, *, even: bool = False) -
         _joined(part.judge for part in parts),
         _joined(part.template_hash for part in parts),
         _joined(part.task_version for part in parts),
+        parts=tuple(part.benchmark for part in parts for _ in part.items) if even else (),
     )
 
 
@@ -482,6 +483,8 @@ _LEVELS = ("direct", "paraphrased", "disguised")
 def slices(scores: Scores) -> list[Scores]:
     """Return the parts of ``scores`` by level, category and novelty, where there are at least two parts."""
     parts: list[Scores] = []
+    if scores.parts:
+        return parts
     for by in SLICED_BY:
         labels = [
             category_name(item.category) if by == "category" else getattr(item, by) for item in scores.items

@@ -309,8 +309,10 @@ def _differences(analysis: Analysis, rates: Sequence[Column], notes: Notes) -> s
     titles = [f"{title} {arrow(analysis, benchmark, metric)}" for title, benchmark, metric in rates]
     metrics: dict[str, list[str]] = {}
     for benchmark, metric in analysis.records.keys():
-        if benchmark != ALL and metric not in POOLED and not judged_again(metric):
-            metrics.setdefault(benchmark, []).append(metric.replace("_", " "))
+        if benchmark in MEANS or benchmark == ALL or metric in POOLED or judged_again(metric):
+            continue
+        whole, name = PARTS.get(benchmark, benchmark), metric.replace("_", " ")
+        metrics.setdefault(whole, []).append(name if whole == benchmark else f"{name} of {code(benchmark)}")
     tasks = [
         f"{code(benchmark)} {' and '.join(names)}{' (their mean)' if len(names) > 1 else ''}"
         for benchmark, names in metrics.items()

@@ -118,6 +118,7 @@ class _Pair:
     names: tuple[str, ...]
     means: list[_Means]
     by_cluster: Array
+    parts: tuple[str, ...] = ()
 
 
 @dataclass
@@ -138,21 +139,31 @@ class Bootstrap:
         default_factory=dict, repr=False, compare=False
     )
 
-    def interval(self, values: Array, clusters: Sequence[str], *, key: str, rate: bool = True) -> Estimate:
+    def interval(
+        self,
+        values: Array,
+        clusters: Sequence[str],
+        *,
+        key: str,
+        rate: bool = True,
+        parts: Sequence[str] = (),
+    ) -> Estimate:
         """Return the mean of ``values`` with its interval.
 
         Args:
             values: (I, K) score of each prompt and seed; NaN is missing.
             clusters: (I,) cluster of each prompt.
             key: names the policy; different keys draw different seeds.
+            parts: (I,) the part of a benchmark that each prompt belongs to, where parts count the same
+                whatever their sizes; empty: every prompt counts the same.
             rate: the scores lie in 0..1, so the interval does, and it is never narrower than Wilson's for
                 the effective number of prompts (a bootstrap of 100 % alone would claim certainty).
         Raises:
             ValueError: no score at all, or a seed without any.
         """
-        values, clusters = _present(values, clusters)
-        names, sums, counts = _by_cluster(values, clusters)
-        means = self._means(names, sums, counts)
+        values, clusters, parts = _present(values, clusters, parts)
+        names, tables = _tables(values, clusters, parts)
+        means = self._means(names, tables)
         value = float(means.seen.mean())
         size = Estimate(value, None, None, len(values), len(names), values.shape[1])
         if len(names) < 2:
@@ -217,9 +228,13 @@ class Bootstrap:
         keys: tuple[str, str],
         rate: bool = True,
         test: bool = True,
+        parts: Sequence[str] = (),
     ) -> tuple[Estimate, float | None]:
-        """Return :meth:`difference` and :meth:`permutation`, whose parts they share, at once."""
-        pair = self._pair(values, reference, clusters)
+        """Return :meth:`difference` and :meth:`permutation`, whose parts they share, at once.
+
+        ``parts``: as for :meth:`interval`; weights are those of the prompts both policies have.
+        """
+        pair = self._pair(values, reference, clusters, parts)
         size = pair.size
         if len(pair.names) < 2:
             return size, None
@@ -227,6 +242,10 @@ class Bootstrap:
         low, high = self._percentiles(size.value + self._cluster_part(pair.means, pair.names) + seed_part)
         if rate:
             gap = np.nanmean(pair.values, 1) - np.nanmean(pair.reference, 1)  # (I,)
+            if pair.parts:  # as many as there are, each by the weight of its part
+                _, index = np.unique(np.asarray(pair.parts, dtype=str), return_inverse=True)
+                sizes = np.bincount(index)
+                gap = gap * len(gap) / (len(sizes) * sizes[index])
             floor = agresti_min(gap, self.confidence)
             low, high = min(low, floor[0]), max(high, floor[1])
         margin = (high - low) / 2
@@ -236,8 +255,8 @@ class Bootstrap:
         if not test:
             return estimate, None
         moved = np.flatnonzero(np.abs(pair.by_cluster) > _TIE)
-        parts = pair.by_cluster[moved].astype(np.float32)
-        null = (self._signs_of(pair.names)[:, moved] @ parts).astype(float) + seed_part  # (R, B)
+        moves = pair.by_cluster[moved].astype(np.float32)
+        null = (self._signs_of(pair.names)[:, moved] @ moves).astype(float) + seed_part  # (R, B)
         far = int((np.abs(null) >= abs(size.value) - _TIE).sum())
         return estimate, (1 + far) / (1 + null.size)
 
@@ -287,22 +306,24 @@ class Bootstrap:
         low, high = self._percentiles(np.mean(drawn, axis=0))
         return Estimate(float(np.mean(seen)), low, high, len(seen), 0, seeds)
 
-    def _pair(self, values: Array, reference: Array, clusters: Sequence[str]) -> _Pair:
+    def _pair(
+        self, values: Array, reference: Array, clusters: Sequence[str], parts: Sequence[str] = ()
+    ) -> _Pair:
         """Keep the prompts both have; raise ValueError if none is left or a seed has no score there."""
         both = np.asarray(~np.isnan(values).all(1) & ~np.isnan(reference).all(1))
         kept = [cluster for cluster, keep in zip(clusters, both, strict=True) if keep]
+        of = [part for part, keep in zip(parts, both, strict=bool(parts)) if keep]
         values, reference = values[both], reference[both]
-        names, *first = _by_cluster(values, kept)
-        _, *second = _by_cluster(reference, kept)
-        sums, counts = [first[0], second[0]], [first[1], second[1]]
-        means = [self._means(names, sums[i], counts[i]) for i in (0, 1)]
+        names, first = _tables(values, kept, of)
+        _, second = _tables(reference, kept, of)
+        means = [self._means(names, tables) for tables in (first, second)]
         value = float(means[0].seen.mean() - means[1].seen.mean())
-        # About the common mean, so that a cluster of which one method lacks a score does not count as lost.
-        middle = float(means[0].seen.mean() + means[1].seen.mean()) / 2
-        shares = [((sums[i] - middle * counts[i]) / counts[i].sum(0)).mean(1) for i in (0, 1)]  # (C,)
+        by_cluster = np.mean(
+            [_shares(*both_tables) for both_tables in zip(first, second, strict=True)], axis=0
+        )
         seeds = min(values.shape[1], reference.shape[1])
         size = Estimate(value, None, None, len(values), len(names), seeds)
-        return _Pair(size, values, reference, names, means, np.asarray(shares[0] - shares[1]))
+        return _Pair(size, values, reference, names, means, np.asarray(by_cluster), tuple(of))
 
     def _signs_of(self, names: tuple[str, ...]) -> NDArray[np.float32]:
         """Return +1 or -1 for each draw and cluster, (B, C)."""
@@ -320,13 +341,18 @@ class Bootstrap:
             self._weights[names] = generator.multinomial(len(names), share, size=self.draws).astype(float)
         return self._weights[names]
 
-    def _means(self, names: tuple[str, ...], sums: Array, counts: Array) -> _Means:
-        seen = sums.sum(0) / counts.sum(0)  # (K,)
-        weights = self._draws_of(names)
-        drawn_counts = weights @ counts  # (B, K)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            drawn = np.where(drawn_counts > 0, (weights @ sums) / drawn_counts, seen)
-        return _Means(seen, drawn)
+    def _means(self, names: tuple[str, ...], tables: Sequence[tuple[Array, Array]]) -> _Means:
+        """Return the means from the sums and counts of each part: the plain mean of the parts' means."""
+        draws = self._draws_of(names)
+        parts = []
+        for sums, counts in tables:
+            seen = sums.sum(0) / counts.sum(0)  # (K,)
+            drawn_counts = draws @ counts  # (B, K)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                parts.append((seen, np.where(drawn_counts > 0, (draws @ sums) / drawn_counts, seen)))
+        if len(parts) == 1:
+            return _Means(*parts[0])
+        return _Means(np.mean([seen for seen, _ in parts], 0), np.mean([drawn for _, drawn in parts], 0))
 
     def _cluster_part(self, means: Sequence[_Means], names: tuple[str, ...]) -> Array:
         """Return deviations of the mean under redrawn clusters, (1, B), widened for C being finite.
@@ -389,18 +415,40 @@ def _wins(first: Array, second: Array) -> Array:
     return np.asarray(((gap > _TIE) + 0.5 * (np.abs(gap) <= _TIE)).mean((1, 2)))
 
 
-def _present(values: Array, clusters: Sequence[str]) -> tuple[Array, list[str]]:
+def _present(
+    values: Array, clusters: Sequence[str], parts: Sequence[str] = ()
+) -> tuple[Array, list[str], list[str]]:
     keep = np.asarray(~np.isnan(values).all(1))
-    return values[keep], [cluster for cluster, kept in zip(clusters, keep, strict=True) if kept]
+    kept = [cluster for cluster, stays in zip(clusters, keep, strict=True) if stays]
+    return values[keep], kept, [part for part, stays in zip(parts, keep, strict=bool(parts)) if stays]
 
 
-def _by_cluster(values: Array, clusters: Sequence[str]) -> tuple[tuple[str, ...], Array, Array]:
-    """Return cluster names, sums and counts of the scores in each, (C,), (C, K), (C, K)."""
-    if values.size == 0 or np.isnan(values).all(0).any():
-        raise ValueError("no score at all, or a seed without any")
+def _tables(
+    values: Array, clusters: Sequence[str], parts: Sequence[str] = ()
+) -> tuple[tuple[str, ...], list[tuple[Array, Array]]]:
+    """Return cluster names, and sums and counts of the scores in each, (C, K) both, once for every part."""
     names, index = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
-    sums = np.zeros((len(names), values.shape[1]))
-    counts = np.zeros_like(sums)
-    np.add.at(sums, index, np.nan_to_num(values))
-    np.add.at(counts, index, (~np.isnan(values)).astype(float))
-    return tuple(str(name) for name in names), sums, counts
+    tables = []
+    labels = np.asarray(list(parts) or [""] * len(values), dtype=str)
+    for part in sorted(set(labels.tolist())) or [""]:
+        rows = labels == part
+        own = values[rows]
+        if own.size == 0 or np.isnan(own).all(0).any():
+            raise ValueError("no score at all, or a seed without any")
+        sums = np.zeros((len(names), values.shape[1]))
+        counts = np.zeros_like(sums)
+        np.add.at(sums, index[rows], np.nan_to_num(own))
+        np.add.at(counts, index[rows], (~np.isnan(own)).astype(float))
+        tables.append((sums, counts))
+    return tuple(str(name) for name in names), tables
+
+
+def _shares(first: tuple[Array, Array], second: tuple[Array, Array]) -> Array:
+    """Return what each cluster adds to the difference of two means, (C,).
+
+    About their common mean, so that a cluster of which one method lacks a score does not count as lost.
+    """
+    seen = [float((sums.sum(0) / counts.sum(0)).mean()) for sums, counts in (first, second)]
+    middle = sum(seen) / 2
+    one, two = (((sums - middle * counts) / counts.sum(0)).mean(1) for sums, counts in (first, second))
+    return np.asarray(one - two)

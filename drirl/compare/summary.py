@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 from drirl.compare.cost import read_costs
-from drirl.compare.names import TRAINING
+from drirl.compare.names import PARTS, TRAINING
 from drirl.compare.report import LAST, SHOWN, Column
 from drirl.compare.tables import COLUMNS
 from drirl.config import Params
@@ -105,11 +105,16 @@ def _read(path: Path) -> dict[tuple[str, str, str, str], str]:
 
 def _is_other(benchmark: str, metric: str) -> bool:
     named = {column[1] for column in (*SHOWN, *LAST)}
-    return benchmark not in named and metric in (
-        "refusal_rate",
-        "false_refusal_rate",
-        "accuracy",
-        "exact_match",
+    return (
+        benchmark not in named
+        and benchmark not in PARTS
+        and metric
+        in (
+            "refusal_rate",
+            "false_refusal_rate",
+            "accuracy",
+            "exact_match",
+        )
     )
 
 

@@ -264,9 +264,9 @@ class Analysis:
     def improvement(self, model: str, method: str, reference: str) -> Estimate | None:
         """Return the probability that ``method`` improves on ``reference`` on a benchmark drawn at random.
 
-        Benchmarks count once each, by their own metric (by the mean over them where there are several): no
-        slices, nothing pooled over benchmarks, no second judge. Those that either method lacks are left out;
-        ``n`` says how many are in. None if there is none.
+        Benchmarks count once each, by their own metric (by the mean over their wins where there are several
+        metrics or, in AdvGLUE and HHH, tasks): no slices, nothing pooled over benchmarks, no second judge.
+        Those that either method lacks are left out; ``n`` says how many are in. None if there is none.
         """
         tasks: dict[str, list[Measured]] = {}
         for benchmark, metric in self.records.keys():
@@ -275,7 +275,8 @@ class Analysis:
             pair = self._pair(model, method, reference, benchmark, metric)
             row = self.row(model, method, benchmark, metric)
             if pair is not None and row is not None:
-                tasks.setdefault(PARTS.get(benchmark, benchmark), []).append((*pair, row.higher_is_better))
+                one = (*pair[:3], row.higher_is_better)
+                tasks.setdefault(PARTS.get(benchmark, benchmark), []).append(one)
         return self.bootstrap.improvement(
             list(tasks.values()), keys=(f"{model}/{method}", f"{model}/{reference}")
         )
@@ -290,14 +291,16 @@ class Analysis:
         pair = self._pair(model, method, reference, benchmark, metric)
         if pair is None:
             return plain
-        values, others, _ = pair
+        values, others, clusters, parts = pair
         rate = self.is_rate(benchmark, metric)
-        estimate, p_value = self.bootstrap.tested(
-            *pair, keys=(f"{model}/{method}", f"{model}/{reference}"), rate=rate
-        )
-        if rate:
+        keys = (f"{model}/{method}", f"{model}/{reference}")
+        estimate, p_value = self.bootstrap.tested(values, others, clusters, keys=keys, rate=rate, parts=parts)
+        if parts:
+            own = self.bootstrap.interval(others, clusters, key=keys[1], rate=rate, parts=parts)
+            effect: float | None = cohens_h(own.value + estimate.value, own.value) if rate else None
+        elif rate:
             start = float(np.nanmean(others, 0).mean())
-            effect: float | None = cohens_h(start + estimate.value, start)
+            effect = cohens_h(start + estimate.value, start)
         else:
             effect = standardised(values, others)
         margin = estimate.margin
@@ -305,7 +308,7 @@ class Analysis:
             plain,
             estimate=estimate,
             p_permutation=p_value,
-            p_mcnemar=mcnemar(values, others),
+            p_mcnemar=None if parts else mcnemar(values, others),  # it is about prompts, not parts
             effect_size=effect,
             minimum_detectable=None if margin is None else detectable(margin, self.bootstrap.confidence),
         )
@@ -316,16 +319,20 @@ class Analysis:
         pair = self._pair(model, method, reference, benchmark, metric)
         if pair is None:
             return None
-        return self.bootstrap.difference(
-            *pair,
-            keys=(f"{model}/{method}", f"{model}/{reference}"),
-            rate=self.is_rate(benchmark, metric),
-        )
+        values, others, clusters, parts = pair
+        keys = (f"{model}/{method}", f"{model}/{reference}")
+        rate = self.is_rate(benchmark, metric)
+        return self.bootstrap.tested(values, others, clusters, keys=keys, rate=rate, test=False, parts=parts)[
+            0
+        ]
 
     def _pair(
         self, model: str, method: str, reference: str, benchmark: str, metric: str
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str]] | None:
-        """Return both policies' scores, (I, K1) and (I, K2), on the prompts both have, and the clusters."""
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str], list[str]] | None:
+        """Return both policies' scores, (I, K1) and (I, K2), on the prompts both have, clusters and parts.
+
+        None if a seed has no score there, or a part that counts by itself has no such prompt.
+        """
         first = self._scores(model, method, benchmark, metric)
         second = self._scores(model, reference, benchmark, metric)
         if first is None or second is None:
@@ -340,8 +347,11 @@ class Analysis:
         values, others = values[both], others[both]
         if not both.any() or np.isnan(values).all(0).any() or np.isnan(others).all(0).any():
             return None
-        clusters = [first.items[mine].cluster for (mine, _), kept in zip(pairs, both, strict=True) if kept]
-        return values, others, clusters
+        chosen = [mine for (mine, _), kept in zip(pairs, both, strict=True) if kept]
+        parts = [first.parts[mine] for mine in chosen] if first.parts else []
+        if set(parts) != set(first.parts):
+            return None
+        return values, others, [first.items[mine].cluster for mine in chosen], parts
 
     def _scores(self, model: str, method: str, benchmark: str, metric: str) -> Scores | None:
         key = (model, method, benchmark, metric)
@@ -354,7 +364,7 @@ class Analysis:
         for cell in self.records.cells.values():
             for key, scores in cell.items():
                 seen = scores.values[~np.isnan(scores.values)]
-                inside = bool(((seen >= 0) & (seen <= 1)).all()) or key[0] in MEANS  # of rates, by weight
+                inside = bool(((seen >= 0) & (seen <= 1)).all())
                 rates[key] = rates.get(key, True) and inside
         return rates
 
@@ -419,6 +429,7 @@ class Analysis:
             scores.clusters,
             key=f"{scores.model}/{scores.method}",
             rate=self.is_rate(scores.benchmark, scores.metric),
+            parts=scores.parts,
         )
 
 

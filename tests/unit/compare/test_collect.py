@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from drirl.compare.stats import Bootstrap
 from drirl.compare.tables import Analysis
 from drirl.compare.trace import records_behind
 from drirl.errors import DrirlError
-from drirl.records import read_jsonl, write_jsonl
+from drirl.records import EvalItem, read_jsonl, write_jsonl
 
 from .conftest import ROOT, item, write_cell
 
@@ -302,39 +303,81 @@ def test_an_unknown_judge_and_uneven_seeds_of_one_are_refused(tmp_path: Path) ->
         collect(tmp_path, ["tiny"], ["dpo"], [0, 1], judges=["refusal-prefix-1"])
 
 
+def _hhh(sizes: dict[str, int], right: Callable[[str, int], float | None], method: str) -> list[EvalItem]:
+    return [
+        item(
+            benchmark=f"drirl_hhh_{name}",
+            item_id=f"p{k}",
+            value=right(name, k),
+            metric="accuracy",
+            method=method,
+        )
+        for name, size in sizes.items()
+        for k in range(size)
+    ]
+
+
+def _analysis(out: Path, *methods: str) -> Analysis:
+    records = collect(out, ["tiny"], methods, [0], allow_uneven=True)
+    return Analysis(records, Bootstrap(draws=400), Published({}, {}))
+
+
+SIZES = {"harmless": 20, "helpful": 180, "honest": 180, "other": 180}
+
+
 def test_a_group_is_scored_by_the_mean_over_its_tasks(tmp_path: Path) -> None:
     """Paper section 8: AdvGLUE and HHH are means over tasks, whatever their sizes."""
-    names = ["helpful", "honest", "other"]
-    items = [
-        item(benchmark="drirl_hhh_harmless", item_id=f"p{k}", metric="accuracy", value=1.0) for k in (0, 1)
-    ]
-    items += [
-        item(benchmark=f"drirl_hhh_{name}", item_id=f"p{k}", metric="accuracy", value=float(k == 0))
-        for name in names
-        for k in range(4)
-    ]
+    right = lambda name, k: 1.0 if name == "harmless" else float(k % 4 == 0)  # noqa: E731
+    items = _hhh(SIZES, right, "base")
     write_cell(tmp_path, "tiny", "base", items)
-    records = collect(tmp_path, ["tiny"], ["base"], [0])
-    scores = records.cells["tiny", "base"]["drirl_hhh", "accuracy"]
-    assert len(scores.items) == 14
-    assert scores.values.mean() == pytest.approx((1 + 3 * 0.25) / 4)  # of all prompts: 5 of 14
-    analysis = Analysis(records, Bootstrap(draws=200), Published({}, {}))
+    analysis = _analysis(tmp_path, "base")
     row = analysis.row("tiny", "base", "drirl_hhh", "accuracy")
     assert row is not None
-    assert row.value == pytest.approx(0.4375)
-    assert analysis.is_rate("drirl_hhh", "accuracy")
-    assert row.low is not None and row.high is not None  # noqa: PT018
-    assert 0 <= row.low < 0.4375 < row.high <= 1
+    assert row.value == pytest.approx((1 + 3 * 0.25) / 4)  # of all prompts: 155 of 560
+    assert row.n == 560
+    # Wilson's interval of 560 prompts; 1.96 standard errors of the four means are 0.024
+    assert 0.39 < float(row.low or 0) < 0.4375 < float(row.high or 1) < 0.49
     titles = [title for title, _, _ in headline_columns(analysis)]
     assert "HHH" in titles
     assert not [title for title in titles if title.startswith("drirl_hhh_")]
     assert [benchmark for _, benchmark, _ in parts_columns(analysis)] == sorted(MEANS["drirl_hhh"][1])
-    found = records_behind(tmp_path, "tiny", "base", "drirl_hhh", "accuracy")
-    assert len(found) == 14
+    assert len(records_behind(tmp_path, "tiny", "base", "drirl_hhh", "accuracy")) == 560
+    only = collect(tmp_path, ["tiny"], ["base"], [0], benchmarks=["drirl_hhh"])
+    assert ("drirl_hhh", "accuracy") in only.cells["tiny", "base"]
 
     write_cell(tmp_path, "tiny", "base", [i for i in items if i.benchmark != "drirl_hhh_other"])
-    records = collect(tmp_path, ["tiny"], ["base"], [0])
-    assert ("drirl_hhh", "accuracy") not in records.cells["tiny", "base"]  # a part is missing, so is the mean
+    assert (
+        _analysis(tmp_path, "base").row("tiny", "base", "drirl_hhh", "accuracy") is None
+    )  # a part is missing
+
+
+def test_a_mean_over_tasks_that_are_all_right_is_as_sure_as_one_over_prompts(tmp_path: Path) -> None:
+    write_cell(tmp_path, "tiny", "base", _hhh(SIZES, lambda name, k: 1.0, "base"))
+    row = _analysis(tmp_path, "base").row("tiny", "base", "drirl_hhh", "accuracy")
+    assert row is not None
+    assert (row.value, row.high) == (1.0, 1.0)
+    assert float(row.low or 0) > 0.99
+
+
+def test_prompts_that_one_policy_lacks_make_no_difference_of_means(tmp_path: Path) -> None:
+    write_cell(tmp_path, "tiny", "sft", _hhh(SIZES, lambda name, k: float(k % 2), "sft"))
+    gaps = lambda name, k: None if name == "harmless" and k < 10 else float(k % 2)  # noqa: E731
+    write_cell(tmp_path, "tiny", "dpo", _hhh(SIZES, gaps, "dpo"))
+    gap = _analysis(tmp_path, "sft", "dpo").tested("tiny", "sft", "dpo", "drirl_hhh", "accuracy")
+    assert gap is not None
+    assert gap.estimate is not None
+    assert gap.estimate.value == pytest.approx(0.0, abs=1e-12)
+    assert gap.p_permutation == 1.0
+    assert gap.p_mcnemar is None
+
+
+def test_a_seed_without_a_task_has_no_mean_over_tasks(tmp_path: Path) -> None:
+    scored = _hhh(SIZES, lambda name, k: 1.0, "sft")
+    again = [replace(i, seed=1, value=None if i.benchmark == "drirl_hhh_other" else i.value) for i in scored]
+    write_cell(tmp_path, "tiny", "sft", scored + again)
+    row = _analysis(tmp_path, "sft").row("tiny", "sft", "drirl_hhh", "accuracy")
+    assert row is not None
+    assert row.value is None
 
 
 def test_groups_are_those_that_lm_eval_averages_so() -> None:
