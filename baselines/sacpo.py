@@ -83,6 +83,7 @@ def step_rows(
         benign=benign,
         mix={str(kind): weight for kind, weight in inputs.shared.benign_mix.items()},
         seed=inputs.seed,
+        shares=inputs.shared.harmful_shares,
     )
     return [[rows[i] for i in step] for step in plan]
 

@@ -72,11 +72,19 @@ def check_project(root: Path, profile: str | None = None) -> list[str]:
     return check_params(params, Path(root), where)
 
 
-def check_params(params: Params, root: Path, where: str = "params.yaml") -> list[str]:
-    """Check every method's section against its Config, and that tasks, model folders and data exist."""
+def check_params(
+    params: Params, root: Path, where: str = "params.yaml", *, stage: str | None = None
+) -> list[str]:
+    """Check every method's section against its Config, and that tasks, model folders and data exist.
+
+    Args:
+        stage: about to run: methods that are not run, and folders that it does not read, are left out.
+    """
     from drirl.align.interface import find_method, parse_config
 
     for name, values in params.align.methods.items():
+        if stage is not None and name not in params.run.methods:
+            continue
         parse_config(find_method(name, root / "baselines"), values, where)
     known = benchmark_names(root / "benchmarks")
     own = params.evaluate
@@ -94,7 +102,7 @@ def check_params(params: Params, root: Path, where: str = "params.yaml") -> list
                     f"{where}: evaluate.{key}: '{task}' is a group; name its tasks instead: "
                     f"{', '.join(known[task])}"
                 )
-    for name in params.run.models:
+    for name in params.run.models if stage in (None, "base") else ():
         spec = params.base.models[name]
         if (spec.path is None) == (spec.train is None):
             raise DrirlError(f"{where}: base.models.{name}: give either 'path' or 'train'")
@@ -110,7 +118,8 @@ def check_params(params: Params, root: Path, where: str = "params.yaml") -> list
                 f"{where}: base.models.{name}.path: {spec.path} is not a transformers folder: there is no "
                 "config.json in it"
             )
-    if params.data.root and not (root / params.data.root).is_dir():
+    reads = stage in (None, "data", "evaluate")
+    if reads and params.data.root and not (root / params.data.root).is_dir():
         raise DrirlError(
             f"{where}: data.root: no folder '{params.data.root}'; set DRIRL_DATA to the folder of data files"
         )

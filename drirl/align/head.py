@@ -145,6 +145,10 @@ def use_compact_head(model: Any, temperature: float = 1.0, facts: bool = True) -
         scored = (labels != -100) & (mask == 1)  # (B, L)
         scored[:, 1:] &= mask[:, :-1] == 1  # a row's first token has nothing to predict it
         scored[:, 0] = False
+        real = mask == 1
+        after = (scored.int().cumsum(1) > 0) & real  # (B, L) from a row's first scored token on
+        if not scored.any() or not torch.equal(after, scored):  # nothing to score, or gaps in it
+            return inner(*args, **kwargs, labels=labels, fused_lm_head=True)
         packs, members = packed_rows(ids, mask, scored)
         first = scored.int().argmax(1).tolist()  # column of a row's first scored token
         hidden, places = [], []

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from drirl.align.interface import Inputs
+from drirl.errors import DrirlError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -97,11 +98,19 @@ def train_phases(
         make_trainer: returns a phase's trainer from ``(inputs, phase, first, count)``: ``inputs.policy_path``
             is the policy to start from, ``first`` the number of updates before it, ``count`` its own.
         names: what messages call the phases; by their numbers from 0 if absent.
+    Raises:
+        DrirlError: categories are to come one after another.
     """
     from drirl.align.logs import quiet
     from drirl.align.setup import skip_padding
     from drirl.models import save_policy
 
+    if inputs.shared.harmful_order == "sequential":
+        raise DrirlError(
+            f"{inputs.label}: align.shared.harmful_order 'sequential' is not for methods that train in "
+            "phases, each of which would see some of the categories; use 'mixed' or leave it out of "
+            "run.methods"
+        )
     trainer: Any = None
     start, history, done = inputs, [], 0
     for phase, count in enumerate(counts):

@@ -31,6 +31,7 @@ def batch_plan(
     seed: int,
     shares: Literal["equal", "data"] = "equal",
     order: Literal["mixed", "sequential"] = "mixed",
+    joined: int = 1,
 ) -> list[list[int]]:
     """Return the indices of each update's prompts.
 
@@ -43,6 +44,7 @@ def batch_plan(
         shares: of the categories among harmful prompts: equal, or those they have in ``prompts``.
         order: every update has all categories (``mixed``), or updates are divided among the categories
             in blocks as long as their shares (``sequential``).
+        joined: as many of these updates in a row make one of a method's; a block does not end within it.
     Returns:
         U lists of ``harmful + benign`` indices into ``prompts``.
     Raises:
@@ -70,7 +72,8 @@ def batch_plan(
     weights = {c: float(len(by_category[c])) if shares == "data" else 1.0 for c in harm_streams}
     harm_turns = _turns(weights)
     kind_turns = _turns({k: mix[k] for k in kind_streams})
-    blocks = _blocks(weights, updates) if order == "sequential" else []
+    blocks = _blocks(weights, updates // joined) if order == "sequential" else []
+    blocks = [category for category in blocks for _ in range(joined)]
     return [
         [next(harm_streams[blocks[u] if blocks else next(harm_turns)]) for _ in range(harmful)]
         + [next(kind_streams[next(kind_turns)]) for _ in range(benign)]
@@ -89,6 +92,7 @@ def plan_rows(rows: Sequence[Row], shared: Shared, seed: int, batches: int = 1) 
         seed=seed,
         shares=shared.harmful_shares,
         order=shared.harmful_order,
+        joined=batches,
     )
     return [
         [rows[i] for step in plan[u * batches : (u + 1) * batches] for i in step]

@@ -28,11 +28,15 @@ class Shared(Section):
         "equal", description="shares of the categories among them: equal, or those of the training prompts"
     )
     harmful_order: Literal["mixed", "sequential"] = Field(
-        "mixed", description="every update has all categories, or one category is trained after another"
+        "mixed",
+        description="every update has all categories, or one category is trained after another (not for "
+        "sacpo, self_rewarding and stair)",
     )
     benign_per_update: int = Field(7, ge=0, description="benign, contrast and task prompts per update")
     benign_reward: bool = Field(
-        True, description="RL methods: false leaves benign prompts the KL term alone, their reward is 0"
+        True,
+        description="GRPO and RLOO: false leaves benign prompts the KL term alone, their reward is 0 "
+        "(PPO: an error)",
     )
     benign_mix: dict[Literal["benign", "contrast", "task"], float] = Field(
         default={"benign": 3.0, "contrast": 2.0, "task": 2.0},

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -16,6 +17,7 @@ from datasets import Dataset
 from trl import GRPOConfig
 from trl.models.utils import disable_gradient_checkpointing
 
+from drirl.align.actor_critic import ActorCriticTrainer
 from drirl.align.head import use_compact_head
 from drirl.align.interface import Inputs
 from drirl.align.logs import hush, log_records, quiet
@@ -151,6 +153,16 @@ def train_rl(
         trainer_arguments: passed to ``trainer_class``.
     """
     shared = inputs.shared
+    if issubclass(trainer_class, ActorCriticTrainer) and not shared.benign_reward:
+        raise DrirlError(
+            "align.shared.benign_reward false: PPO sets rewards against a critic over the whole batch, so a "
+            "reward of 0 is no KL term alone; set it to true or leave ppo and ppo_s out of run.methods"
+        )
+    if num_iterations > 1 and shared.harmful_order == "sequential":
+        raise DrirlError(
+            "align.shared.harmful_order 'sequential': with several optimiser steps a batch only the first "
+            "categories of the plan would be seen; set 'epochs' to 1 or use 'mixed'"
+        )
     policy = load(inputs)
     bank = RewardBank.load(reward_path, policy.model.device)
     updates = plan_rows(inputs.train, shared, inputs.seed)
@@ -192,7 +204,12 @@ def train_rl(
     trainer.train()
     inputs.meter.generated_tokens = inputs.meter.trained_tokens = trainer.generated_tokens
     write_jsonl(inputs.out / "rollouts.jsonl", trainer.rollouts)
-    write_jsonl(inputs.out / "after.jsonl", sample_again(policy, trainer, shared))
+    try:
+        again = sample_again(policy, trainer, shared)
+    except (DrirlError, RuntimeError) as error:  # a look at the policy must not cost the training
+        print(f"{inputs.label}: not sampled again after training ({error})", file=sys.stderr)
+        again = []
+    write_jsonl(inputs.out / "after.jsonl", again)
     finish(inputs, trainer, policy.tokenizer)
 
 

@@ -250,7 +250,12 @@ def _optional(report: Mapping[str, Any]) -> list[str]:
         parts = " and ".join(f"{n} for the {half}" for half, n in report["halves"].items())
         lines += ["", f"The training split is halved by cluster: {parts}."]
     if "labels" in report:
-        lines += ["", "## Hand labels", "", "| compared | n | agreement | Cohen's kappa | 95 % interval |"]
+        lines += [
+            "",
+            "## Labels of two readers",
+            "",
+            "| compared | n | agreement | Cohen's kappa | 95 % interval |",
+        ]
         lines += ["|---|---|---|---|---|"]
         for name, row in report["labels"].items():
             if isinstance(row, Mapping):

@@ -20,6 +20,9 @@ from drirl.errors import DrirlError
 def square(x):
     return x * x, os.environ["OMP_NUM_THREADS"], os.getpid()
 
+def malloc(x):
+    return os.environ.get("MALLOC_TRIM_THRESHOLD_")
+
 def mistake(x):
     if x == 2:
         raise DrirlError("item two is wrong")
@@ -60,7 +63,24 @@ def test_results_in_order_each_in_its_own_process(functions: Callable[[str], Any
     assert len({pid for _, _, pid in found}) == 3
 
 
-def test_memory_settings_reach_the_workers_and_the_users_own_win(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_settings_reach_the_workers(functions: Callable[[str], Any]) -> None:
+    expected = os.environ.get("MALLOC_TRIM_THRESHOLD_", parallel._malloc().get("MALLOC_TRIM_THRESHOLD_"))
+    assert map_processes(functions("malloc"), [0]) == [expected]
+
+
+def test_a_c_library_that_refuses_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refuses:
+        def mallopt(self, what: int, value: int) -> int:
+            return 0
+
+    monkeypatch.setattr("ctypes.CDLL", lambda name: Refuses())
+    assert parallel._malloc() == {}
+    monkeypatch.setattr("ctypes.CDLL", lambda name: object())
+    assert parallel._malloc() == {}
+
+
+def test_the_users_own_memory_settings_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "_malloc", lambda: dict(parallel._MALLOC))
     monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "5")
     with parallel._environment(3):

@@ -90,6 +90,27 @@ def test_other_calls_pass_through(tiny_policy: Path) -> None:
     assert model.generate(input_ids=ids, max_new_tokens=3, do_sample=False).shape[1] <= 6
 
 
+@pytest.mark.parametrize("gap", ["all", "end", "middle"])
+def test_labels_with_gaps_take_trls_path(tiny_policy: Path, gap: str) -> None:
+    model, _ = load_policy(tiny_policy)
+    twin = copy.deepcopy(model)
+    for one in (model, twin):
+        add_fused_lm_head(one, temperature=1.0, outputs=FIELDS)
+    use_compact_head(twin)
+    ids = torch.randint(4, 300, (3, 8), generator=torch.Generator().manual_seed(0))
+    labels = ids.clone()
+    labels[:, :3] = -100
+    labels[{"all": slice(None), "end": slice(1), "middle": slice(1)}[gap], slice(6, None)] = -100
+    if gap == "all":
+        labels[:] = -100
+    if gap == "middle":
+        labels[0, 6:] = ids[0, 6:]
+        labels[0, 4] = -100
+    call = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels, "fused_lm_head": True}
+    theirs, ours = model(**call), twin(**call)
+    torch.testing.assert_close(ours.log_probs, theirs.log_probs)
+
+
 def test_a_reference_needs_log_probabilities_alone(tiny_policy: Path) -> None:
     model, _ = load_policy(tiny_policy)
     twin = copy.deepcopy(model)

@@ -88,6 +88,9 @@ def test_categories_one_after_another(rows: Rows) -> None:
     assert all(1 <= blocks.count(c) <= 2 for c in range(7))
     mixed = batch_plan(prompts, updates=9, **options | {"order": "mixed"})
     assert [u[3:] for u in plan] == [u[3:] for u in mixed]  # benign prompts are the same ones
+    joined = batch_plan(prompts, updates=21, joined=3, **options)
+    for start in range(0, 21, 3):
+        assert len({prompts[i].category for update in joined[start : start + 3] for i in update[:3]}) == 1
     with pytest.raises(DrirlError, match="needs an update for each of 7 categories; found 6"):
         batch_plan(prompts, updates=6, **options)
 
