@@ -57,6 +57,8 @@ def test_a_stage_depends_on_all_it_imports(stage: str) -> None:
     starts = [ROOT / "drirl" / stage / "stage.py"]
     if stage == "align":
         starts += sorted((ROOT / "baselines").glob("*.py"))
+    if stage == "evaluate":
+        starts += sorted((ROOT / "benchmarks").rglob("*.py"))
     assert _missing(_closure(starts), STAGES[stage]["deps"]) == []
 
 
