@@ -226,20 +226,7 @@ def sample_again(policy: Policy, trainer: ScaledGRPOTrainer, shared: Shared) -> 
     chosen = [rows[g.prompt_id] for g in groups for _ in range(shared.group_size)]
     if not chosen:
         return []
-    encoded = policy.tokenizer.apply_chat_template(
-        [row["prompt"] for row in chosen], add_generation_prompt=True, tokenize=True, return_dict=True
-    )["input_ids"]
-    model: Any = trainer.accelerator.unwrap_model(trainer.model)
-    arguments: Any = trainer.args
-    with disable_gradient_checkpointing(model, arguments.gradient_checkpointing_kwargs):
-        ids = sample_ids(
-            model,
-            encoded,
-            max_new_tokens=shared.max_new_tokens,
-            end_ids=policy.end_ids,
-            pad_id=policy.tokenizer.pad_token_id,
-            temperature=shared.temperature,
-        )
+    ids = _rollout(policy, shared)([row["prompt"] for row in chosen], trainer)["completion_ids"]
     texts = policy.tokenizer.batch_decode(ids, skip_special_tokens=True)
     reward: Any = trainer.reward_funcs[0]
     rewards = reward(

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from drirl.compare.collect import SLICED_BY, Group, has, mean_of_seeds, one_judge, read_groups
+from drirl.compare.collect import Group, mean_of_seeds, one_judge, read_groups
 from drirl.compare.names import CATEGORIES, POOLED, category_name, code, escape
+from drirl.compare.scores import SLICED_BY, has
 from drirl.compare.significance import mcnemar_of_counts
 from drirl.compare.tables import number, write_csv
 from drirl.errors import DrirlError, nearest

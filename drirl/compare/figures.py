@@ -15,8 +15,8 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from drirl.compare.columns import Column
 from drirl.compare.names import CATEGORIES, UNTRAINED
-from drirl.compare.report import Column
 from drirl.compare.tables import Analysis, Row, number, write_csv
 from drirl.records import atomic_write
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from drirl.compare.columns import Column, headline_columns, short_columns
 from drirl.compare.names import TRAINING, grouped
-from drirl.compare.report import Column, Notes, headline_columns, short_columns
+from drirl.compare.report import Notes
 from drirl.compare.tables import Analysis, Row
 from drirl.compare.texts import arrow, best, p_text, standing
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drirl.compare.collect import collect
+from drirl.compare.columns import headline_columns
 from drirl.compare.cost import read_costs, write_costs
 from drirl.compare.curves import Curves, read_curves, write_curves
 from drirl.compare.published import load_published
-from drirl.compare.report import Notes, headline_columns, load_looks, render
+from drirl.compare.report import Notes, load_looks, render
 from drirl.compare.stats import Bootstrap
 from drirl.compare.tables import COLUMNS, DIFFERENCE_COLUMNS, Analysis, write_csv
 from drirl.config import Params, project_root

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from drirl.compare.columns import LAST, SHOWN, Column
 from drirl.compare.cost import read_costs
 from drirl.compare.names import PARTS, TRAINING
-from drirl.compare.report import LAST, SHOWN, Column
 from drirl.compare.tables import COLUMNS
 from drirl.config import Params
 from drirl.errors import DrirlError

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from drirl.compare.collect import Records, Scores, slices
+from drirl.compare.collect import Records
 from drirl.compare.names import ALL, MEANS, PARTS, POOLED, TRAINING, judged_again
 from drirl.compare.published import Published
+from drirl.compare.scores import Scores, slices
 from drirl.compare.significance import cohens_h, detectable, holm, mcnemar, standardised
 from drirl.compare.stats import Bootstrap, Estimate, Measured
 from drirl.records import atomic_write

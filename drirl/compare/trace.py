@@ -7,8 +7,9 @@ import json
 import sys
 from pathlib import Path
 
-from drirl.compare.collect import has, mean_of_seeds, parse_metric, read_items
+from drirl.compare.collect import mean_of_seeds, read_items
 from drirl.compare.names import ALL, MEANS, TRAINING, category_name, judged_again
+from drirl.compare.scores import has, parse_metric
 from drirl.config import Params
 from drirl.errors import DrirlError, nearest
 from drirl.records import EvalItem

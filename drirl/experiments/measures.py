@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from drirl.compare.collect import parse_metric
 from drirl.compare.names import ALL
+from drirl.compare.scores import parse_metric
 from drirl.compare.tables import Analysis
 from drirl.errors import DrirlError, nearest
 

@@ -252,15 +252,20 @@ def make_rewards(
     device: str | torch.device = "cpu",
     revision: str | None = None,
     seed: int = 0,
+    heads: Sequence[Head] | None = None,
 ) -> RewardBank:
     """Return the rewards that ``reward.sharing`` and ``reward.loss`` ask for, on a policy's weights.
 
     Every score is 0 until they are fitted.
 
+    Args:
+        heads: what the rewards are for; default: benign prompts and the harm categories, or all at once.
+
     Raises:
         DrirlError: ``path`` is not a transformers model, or adapters do not fit it.
     """
-    heads: list[Head] = [ALL] if settings.sharing == "single" else [BENIGN, *HARM_CATEGORIES]
+    if heads is None:
+        heads = [ALL] if settings.sharing == "single" else [BENIGN, *HARM_CATEGORIES]
     options: dict[str, Any] = {"device": device, "revision": revision, "input_mode": settings.input_mode}
     if settings.loss == "implicit":
         from drirl.reward.implicit import ImplicitBank
@@ -291,12 +296,9 @@ def make_static(
     Raises:
         DrirlError: as :func:`make_rewards`.
     """
-    options: dict[str, Any] = {"revision": revision, "input_mode": settings.input_mode}
-    bank = RewardBank.from_policy(path, [ALL], **options)
-    if settings.sharing == "adapters":
-        arguments = (bank.trunk, bank.tokenizer, [ALL], settings.input_mode, bank.info)
-        bank = AdapterBank(*arguments, adapters=settings.adapters, seed=seed)
-    return bank.to(device).eval()
+    if settings.sharing != "adapters":
+        settings = settings.model_copy(update={"sharing": "single", "loss": "logistic"})
+    return make_rewards(path, settings, device=device, revision=revision, seed=seed, heads=[ALL])
 
 
 def load_shared(path: str | Path, device: str | torch.device = "cpu") -> RewardBank:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from drirl.compare.columns import Column, headline_columns, parts_columns, short_columns
 from drirl.compare.gaps import missing_scores
 from drirl.compare.names import CATEGORIES, MEANS, POOLED, TRAINING
-from drirl.compare.report import Column, headline_columns, parts_columns, short_columns
 from drirl.compare.stats import Estimate
 from drirl.compare.tables import Analysis, Difference, Row
 from drirl.compare.texts import best, p_text, standing

@@ -134,3 +134,9 @@ def test_each_phase_starts_from_what_the_one_before_leaves(
     assert [stub.labels for stub in made] == [[f"{inputs.label} phase {k}"] for k in (0, 2, 3)]
     train_phases(inputs, [1], make_trainer, ["warm-up"])
     assert made[-1].labels == [f"{inputs.label} warm-up"]
+
+
+def test_categories_one_after_another_are_not_for_phases(make_inputs: Make) -> None:
+    inputs = make_inputs("phases", shared=SMALL.model_copy(update={"harmful_order": "sequential"}))
+    with pytest.raises(DrirlError, match="'sequential' is not for methods that train in phases"):
+        train_phases(inputs, [1, 1], lambda *_: pytest.fail("nothing is trained"))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from drirl.align.actor_critic import ActorCriticTrainer
 from drirl.align.interface import Inputs
 from drirl.align.settings import Lora, Shared
 from drirl.align.setup import check_lengths, load, micro_batches, train_rl
@@ -157,3 +158,26 @@ def test_a_diverged_run_is_one_line_and_leaves_no_policy(make_inputs: Make) -> N
     with pytest.raises(DrirlError, match="not finite at update 2; lower the learning rate"):
         train_rl(inputs, lr=float("inf"), reward_path=inputs.reward_path)
     assert not (inputs.out / "policy").exists()
+
+
+def test_options_that_would_mislead_are_refused_before_anything_is_loaded(make_inputs: Make) -> None:
+    inputs = make_inputs("ppo", shared=SMALL.model_copy(update={"benign_reward": False}))
+    with pytest.raises(DrirlError, match="benign_reward false: PPO sets rewards against a critic"):
+        train_rl(inputs, lr=1e-3, reward_path=inputs.reward_path, trainer_class=ActorCriticTrainer)
+    inputs = make_inputs("epochs", shared=SMALL.model_copy(update={"harmful_order": "sequential"}))
+    with pytest.raises(DrirlError, match="only the first categories of the plan would be seen"):
+        train_rl(inputs, lr=1e-3, reward_path=inputs.reward_path, num_iterations=2)
+
+
+def test_what_fails_after_training_does_not_cost_it(
+    make_inputs: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("drirl.align.setup.sample_again", full)
+    inputs = make_inputs("full", method="grpo_irl")
+    train_rl(inputs, lr=1e-3, reward_path=inputs.reward_path)
+    assert (inputs.out / "policy" / "model.safetensors").is_file()
+    assert (inputs.out / "after.jsonl").read_text() == ""
+    assert "not sampled again after training (out of memory)" in capsys.readouterr().err

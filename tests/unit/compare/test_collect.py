@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import yaml
 
-from drirl.compare.collect import collect, mean_of_seeds, parse_metric, slices
+from drirl.compare.collect import collect, mean_of_seeds
+from drirl.compare.columns import headline_columns, parts_columns
 from drirl.compare.names import MEANS
 from drirl.compare.published import Published
-from drirl.compare.report import headline_columns, parts_columns
+from drirl.compare.scores import parse_metric, slices
 from drirl.compare.stats import Bootstrap
 from drirl.compare.tables import Analysis
 from drirl.compare.trace import records_behind

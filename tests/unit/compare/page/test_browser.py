@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from drirl.compare.collect import Records, Scores
+from drirl.compare.collect import Records
 from drirl.compare.page.records import archive
+from drirl.compare.scores import Scores
 from drirl.records import write_jsonl
 
 from ..conftest import item
