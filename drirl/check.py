@@ -118,6 +118,10 @@ def check_params(
                 f"{where}: base.models.{name}.path: {spec.path} is not a transformers folder: there is no "
                 "config.json in it"
             )
+    if stage in (None, "data"):
+        _check_kinds(params, where)
+    if stage in (None, "reward"):
+        _check_iterations(params, where)
     reads = stage in (None, "data", "evaluate")
     if reads and params.data.root and not (root / params.data.root).is_dir():
         raise DrirlError(
@@ -131,3 +135,35 @@ def check_params(
         f"seeds: {', '.join(map(str, params.run.seeds))}; {cells} cells",
         f"tasks: {', '.join(params.evaluate.tasks)}",
     ]
+
+
+def _check_kinds(params: Params, where: str) -> None:
+    """Raise a DrirlError if prompts of a kind are asked for that no source has."""
+    from drirl.data.sources import SOURCES
+
+    own = params.data
+    if any(name.endswith(".jsonl") for name in own.sources):
+        return  # a file of one's own may hold every kind
+    for kind, key, counts in (("contrast", "contrast", own.contrast), ("task", "tasks", own.tasks)):
+        givers = [name for name, source in SOURCES.items() if kind in getattr(source, "kinds", ())]
+        if counts.train and not set(givers) & set(own.sources):
+            raise DrirlError(
+                f"{where}: data.{key}.train is {counts.train}, but none of data.sources gives "
+                f"prompts of the kind "
+                f"'{kind}'; add one of {', '.join(givers)}, or set the counts of data.{key} to 0"
+            )
+
+
+def _check_iterations(params: Params, where: str) -> None:
+    """Raise a DrirlError if the outer loop of the rewards is asked for without what it does."""
+    own = params.reward
+    if own.update == "none" and own.iterations > 1:
+        raise DrirlError(
+            f"{where}: reward.update is none, so the policy does not move and reward.iterations has to be 1, "
+            f"found {own.iterations}"
+        )
+    if own.update == "reweight" and own.iterations > 1 and own.samples < 2:
+        raise DrirlError(
+            f"{where}: reward.update is reweight: one sample has nothing to be weighed against; "
+            "set reward.samples to 2 or more"
+        )

@@ -63,9 +63,20 @@ class Drawer:
         self.max_synthetic = max_synthetic
         self.rejected: dict[str, str] = {}
 
-    def draw(self, count: int | None) -> list[Candidate]:
-        """Return the first ``count`` prompts (None: all) that are not rejected, or as many as there are."""
+    def draw(self, count: int | None, *, short: bool = False) -> list[Candidate]:
+        """Return the first ``count`` prompts (None: all) that are not rejected, or as many as there are.
+
+        The shares are those of ``count``. With ``short`` they are those of what is drawn, where that is less:
+        a split that takes all there is keeps to them, too.
+        """
         wanted = len(self.order) if count is None else count
+        drawn = self._draw(wanted)
+        while short and len(drawn) < wanted:
+            wanted = len(drawn)
+            drawn = self._draw(wanted)
+        return drawn
+
+    def _draw(self, wanted: int) -> list[Candidate]:
         weak, synthetic = floor(self.max_weak * wanted + 1e-9), floor(self.max_synthetic * wanted + 1e-9)
         drawn: list[Candidate] = []
         for candidate in self.order:

@@ -205,7 +205,9 @@ def datasheet(report: Mapping[str, Any]) -> str:
     for name, count in report["dropped"].items():
         lines.append(f"| {name.replace('_', ' ')} | {count} |")
     for name, count in report["leaks"]["removed"].items():
-        lines.append(f"| training prompt too near an evaluation item: {name} | {count} |")
+        why = "training prompt with words of an attack"
+        why = why if name == "attack" else f"training prompt too near an evaluation item: {name}"
+        lines.append(f"| {why} | {count} |")
     lines.append(f"| no demonstration passed the filters | {report['demonstrations']['prompts_without']} |")
     lines += ["", "Evaluation items the training prompts were compared with:", ""]
     lines += [f"- {name}: {count}" for name, count in report["leaks"]["evaluation_items"].items()]

@@ -383,6 +383,24 @@ def _decodingtrust(root: Path) -> Iterator[tuple[str, str]]:
         yield where.rpartition(":")[2], text_field(row, "user_prompt", where)
 
 
+def _advglue(root: Path) -> Iterator[tuple[str, str]]:
+    path = root / "advglue/dev.json"
+    table = json_document(path)
+    if not isinstance(table, dict):
+        raise DrirlError(f"{path}: expected an object of lists, found {type(table).__name__}")
+    for part, entries in table.items():
+        for number, entry in enumerate(entries if isinstance(entries, list) else [], 1):
+            texts = [v for k, v in entry.items() if isinstance(v, str)] if isinstance(entry, dict) else []
+            if not texts:
+                raise DrirlError(f"{path}: {part}, entry {number}: expected an object with texts")
+            yield f"{part}/{number}", "\n".join(texts)
+
+
+def _jailbreak(root: Path) -> Iterator[tuple[str, str]]:
+    for where, row in json_rows(root / "jailbreak/published.jsonl"):
+        yield where.rpartition(":")[2], text_field(row, "attack", where)
+
+
 HELD_OUT: dict[str, Callable[[Path], Iterator[tuple[str, str]]]] = {
     "xstest": _xstest,
     "strongreject": _strongreject,
@@ -392,6 +410,8 @@ HELD_OUT: dict[str, Callable[[Path], Iterator[tuple[str, str]]]] = {
     "truthfulqa": _truthfulqa,
     "hhh": _hhh,
     "decodingtrust": _decodingtrust,
+    "advglue": _advglue,
+    "jailbreak_published": _jailbreak,
 }
 """Evaluation files under ``data.root``: name -> reader of (id, text)."""
 

@@ -22,7 +22,7 @@ from drirl.data.balance import Candidate, Drawer, imbalanced_counts, round_robin
 from drirl.data.cluster import Embedder, classify, cluster_ids
 from drirl.data.demonstrate import Demonstrator, Job
 from drirl.data.generators import open_generator
-from drirl.data.leaks import LeakIndex, verify
+from drirl.data.leaks import RULES, LeakIndex, attack_texts, verify
 from drirl.data.normalise import drop_duplicates, with_text, words
 from drirl.data.paraphrase import ROUNDS, Paraphraser
 from drirl.data.raw import RawPrompt
@@ -136,7 +136,12 @@ class _Builder:
             )
         drawn = {split: self._draw_held_out(candidates, split) for split in ("val", "test")}
         items = [(f"{split} {c.prompt_id}", c.raw.text) for split in drawn for c in drawn[split]]
-        self.index = LeakIndex([*items, *self.held_out], settings=self.settings.leaks, encode=self.encode)
+        self.index = LeakIndex(
+            [*items, *self.held_out],
+            settings=self.settings.leaks,
+            encode=self.encode,
+            attacks=attack_texts(),
+        )
         drawers = {group: self._drawer(candidates, group, "train") for group in _GROUPS}
         drawn["train"] = [c for group in _GROUPS for c in self._draw_train(drawers[group], group)]
         imbalanced = self._draw_imbalanced([drawers[group] for group in _GROUPS if group[0] == "harmful"])
@@ -223,7 +228,7 @@ class _Builder:
         drawn = []
         for group in _GROUPS:
             drawer = self._drawer(candidates, group, split)
-            found = self._fill(drawer, self._wanted(group, split))
+            found = self._fill(drawer, self._wanted(group, split), short=True)
             self._check_count(drawer, found, group, split)
             drawn += found
         return drawn
@@ -259,10 +264,10 @@ class _Builder:
         counts = imbalanced_counts(total, s, available)
         return [c for d, count in zip(drawers, counts, strict=True) for c in self._fill(d, count)[:count]]
 
-    def _fill(self, drawer: Drawer, count: int | None) -> list[Candidate]:
+    def _fill(self, drawer: Drawer, count: int | None, *, short: bool = False) -> list[Candidate]:
         """Draw until each prompt has a demonstration and, in training, is far from evaluation items."""
         while True:
-            drawn = drawer.draw(count)
+            drawn = drawer.draw(count, short=short)
             bad = self._reject(drawn)
             if not bad:
                 return drawn
@@ -304,7 +309,7 @@ class _Builder:
             f"data: {name} has {len(found)} {split} prompts, {least} are needed ({len(drawer.order)} "
             f"collected, of them {weak} weakly mapped and {synthetic} filled in, of which data.max_weak and "
             f"data.max_synthetic let in a share; {lost}): lower {setting}, "
-            "add a source or set data.fill"
+            "add a source or set data.fill (bundled fills in nothing where bundled is among the sources)"
         )
 
     # -- records ---------------------------------------------------------------------------------------
@@ -379,7 +384,7 @@ class _Builder:
             },
             "leaks": {
                 "evaluation_items": {**items, **dict(sorted(files.items()))},
-                "removed": {rule: self.leaks[rule] for rule in ("exact", "ngram", "cosine")},
+                "removed": {rule: self.leaks[rule] for rule in RULES},
             },
             "demonstrations": {
                 "tried": self.writer.tried,

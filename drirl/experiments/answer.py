@@ -23,7 +23,9 @@ class Verdict:
     Attributes:
         opposite: the interval lies on the side that was not expected.
         factor: by how much intents and seeds have to grow for an answer; None unless ``unclear``.
-        difference: what could then be told from zero: the measured difference, or the margin if that is more.
+        difference: what could then be told from zero: the measured difference, or the margin if that is
+            more; for ``not_worse`` how far the measured one is from a loss of ``margin``, at least half
+            of it.
     """
 
     outcome: Outcome
@@ -81,12 +83,13 @@ def needed(estimate: Estimate, difference: float, confidence: float = 0.95) -> f
 
     The half-width h of an interval falls with the square root of the number of independent draws, when
     intents and seeds grow alike. A difference d is found with 80 % power once the standard error is
-    d / (z + z_power); with h = z * error the factor is (h (1 + z_power / z) / d)^2.
+    d / (z + z_power); with h = z * error the factor is (h (1 + z_power / z) / d)^2. h is that of the interval
+    before it was cut at the largest difference possible.
     """
     assert estimate.low is not None
     assert estimate.high is not None
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    half = (estimate.high - estimate.low) / 2
+    half = estimate.margin if estimate.margin is not None else (estimate.high - estimate.low) / 2
     if difference <= 0:
         return math.inf
     return max(1.0, (half * (1 + NormalDist().inv_cdf(POWER) / z) / difference) ** 2)

@@ -15,7 +15,7 @@ from drirl.compare.tables import Row
 if TYPE_CHECKING:
     from drirl.experiments.page import Fact
 
-__all__ = ["draw_curves", "draw_facts", "draw_intervals"]
+__all__ = ["draw_bars", "draw_curves", "draw_facts", "draw_intervals"]
 
 
 def draw_intervals(
@@ -94,6 +94,34 @@ def draw_facts(
         return None
     labels = list(dict.fromkeys(f.name for f in facts if f.measure in measures))
     return draw_intervals(path, panels, labels, notice, bars)
+
+
+def draw_bars(path: Path, panels: Sequence[tuple[str, Mapping[str, float]]], notice: str = "") -> Path:
+    """Draw one panel per model: names downwards, a bar and its number for each value."""
+    names = list(dict.fromkeys(name for _, values in panels for name in values))
+    with mpl.rc_context(house._STYLE):
+        figure = Figure(
+            figsize=(2.2 + 2.8 * len(panels), 0.9 + 0.24 * max(1, len(names))), layout="constrained"
+        )
+        grid = figure.subplots(1, max(1, len(panels)), squeeze=False, sharey=True)[0]
+        for axes, (title, values) in zip(grid, panels, strict=True):
+            for place, name in enumerate(names):
+                if name in values:
+                    axes.barh(place, values[name], height=0.6, color=house._COLOURS[0])
+                    axes.annotate(
+                        f"{values[name]:.0f}",
+                        (values[name], place),
+                        (3, 0),
+                        textcoords="offset points",
+                        va="center",
+                    )
+            axes.set_title(title + notice)
+            axes.set_yticks(range(len(names)), names)
+            axes.set_ylim(len(names) - 0.5, -0.5)
+            axes.tick_params(axis="y", length=0)
+            axes.margins(x=0.12)
+        house._save(figure, path)
+    return path
 
 
 def draw_curves(

@@ -49,7 +49,7 @@ class Section:
     """What an extra section adds: Markdown, an answer where it has one, and its numbers.
 
     Attributes:
-        facts: the page's csv where it compares no arms.
+        facts: the page's csv where it compares no arms, otherwise a second csv beside it.
     """
 
     text: str
@@ -59,7 +59,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Judged:
-    """A contrast on one model, with what it says."""
+    """A contrast on one model, with what it says; ``seeds``: how many either arm has."""
 
     contrast: Contrast
     model: str
@@ -67,6 +67,7 @@ class Judged:
     estimate: Estimate | None
     higher_is_better: bool
     verdict: Verdict
+    seeds: tuple[int, int] = (0, 0)
 
 
 def folder_of(name: str) -> str:
@@ -109,7 +110,10 @@ def write_page(plan: Plan, name: str, reports: Path | None = None) -> list[Path]
         facts = [fact.cells() for section in extras for fact in section.facts]
         if facts and not rows:
             columns, rows = FACTS, facts
-    parts.append(_limits(plan, name, found))
+        elif facts:
+            files.append(target / f"{name}_more.csv")
+            write_csv(files[-1], FACTS, facts)
+    parts.append(_limits(plan, name, found, [f.name for f in files if f.suffix == ".csv"]))
     write_csv(target / f"{name}.csv", columns, rows)
     with atomic_write(target / f"{name}.md") as temporary:
         temporary.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
@@ -119,20 +123,17 @@ def write_page(plan: Plan, name: str, reports: Path | None = None) -> list[Path]
 def conclude(found: Gathered) -> list[Judged]:
     """Judge every contrast on every model; differences sought in several contrasts share one error rate.
 
-    ``differs`` under rule ``any`` looks for one difference among many: the intervals are widened
-    (Bonferroni), so that all of them together miss in one case of twenty.
+    The rule ``any`` looks for one difference among many: the intervals are widened (Bonferroni), so that
+    all of them together miss in one case of twenty.
     """
-    experiment = found.experiment
-    many = [c for c in experiment.contrasts if c.expect == "differs"]
-    level = found.bootstrap.confidence
-    if len(many) > 1 and experiment.rule == "any":
-        level = 1 - (1 - level) / len(many)
-    judged = []
-    for model in found.models:
-        for contrast in experiment.contrasts:
-            own = level if contrast.expect == "differs" else found.bootstrap.confidence
-            judged.append(_judge(found, contrast, model, own))
-    return judged
+    level = 1 - (1 - found.bootstrap.confidence) / (_shared(found) or 1)
+    return [_judge(found, c, model, level) for model in found.models for c in found.experiment.contrasts]
+
+
+def _shared(found: Gathered) -> int:
+    """Return how many contrasts share one error rate; 0 if each has its own."""
+    count = len(found.experiment.contrasts)
+    return count if count > 1 and found.experiment.rule == "any" else 0
 
 
 def _judge(found: Gathered, contrast: Contrast, model: str, confidence: float) -> Judged:
@@ -151,7 +152,18 @@ def _judge(found: Gathered, contrast: Contrast, model: str, confidence: float) -
         margin=found.experiment.margin,
         confidence=confidence,
     )
-    return Judged(contrast, model, title, estimate, higher, verdict)
+    counts = _seeds(found)
+    seeds = counts.get((model, contrast.of), 0), counts.get((model, contrast.against), 0)
+    return Judged(contrast, model, title, estimate, higher, verdict, seeds)
+
+
+def _seeds(found: Gathered) -> dict[tuple[str, str], int]:
+    """Return how many seeds have records, by (model, label); an untrained policy has one."""
+    cells = found.analysis.records.cells if found.analysis is not None else {}
+    return {
+        place: max((len(scores.seeds) for scores in cell.values()), default=0)
+        for place, cell in cells.items()
+    }
 
 
 def paired(
@@ -202,7 +214,7 @@ def _take(judged: Judged) -> str:
     assert factor is not None
     return (
         f"it would take about {math.ceil(factor * estimate.clusters)} intents and "
-        f"{math.ceil(factor * estimate.seeds)} seeds ({factor:.1f} times as many) to tell "
+        f"{math.ceil(factor * max(judged.seeds))} seeds ({factor:.1f} times as many) to tell "
         f"{100 * (judged.verdict.difference or 0):.1f} points"
     )
 
@@ -211,10 +223,7 @@ def _what_was_run(found: Gathered) -> str:
     if not found.experiment.arms:
         return ""
     lines = []
-    seeds = {}
-    if found.analysis is not None:
-        for (model, label), cell in found.analysis.records.cells.items():
-            seeds[model, label] = max((len(scores.seeds) for scores in cell.values()), default=0)
+    seeds = _seeds(found)
     for label, name in found.experiment.arms.items():
         arm = found.arms.get(label)
         declared = found.plan.arms.get(name)
@@ -283,7 +292,8 @@ def _contrasts(judged: Sequence[Judged], found: Gathered) -> str:
             shown, n = MISSING, ""
         else:
             shown = f"{_points(estimate.value)} ({_points(estimate.low)} to {_points(estimate.high)})"
-            n = f"{estimate.n} / {estimate.clusters} / {estimate.seeds}"
+            seeds = " and ".join(str(count) for count in dict.fromkeys(j.seeds))
+            n = f"{estimate.n} / {estimate.clusters} / {seeds}"
             if outcome == "unclear":
                 outcome = f"cannot tell; {_take(j)}"
             elif j.verdict.opposite:
@@ -293,10 +303,10 @@ def _contrasts(judged: Sequence[Judged], found: Gathered) -> str:
             [escape(j.model), escape(pair), escape(j.title), words[j.contrast.expect], shown, n, outcome]
         )
     heads = ["Model", "Difference", "Measure", "Expected", "Points", "Prompts / intents / seeds", "Found"]
-    wide = [c for c in found.experiment.contrasts if c.expect == "differs"]
-    note = ""
-    if len(wide) > 1 and found.experiment.rule == "any":
-        note = f"\n\nThe intervals share one error rate over the {len(wide)} differences (Bonferroni)."
+    count = _shared(found)
+    note = (
+        f"\n\nThe intervals share one error rate over the {count} differences (Bonferroni)." if count else ""
+    )
     return "## What decides\n\n" + markdown_table(heads, lines) + note
 
 
@@ -328,20 +338,32 @@ def _figure(found: Gathered, path: Path) -> Path | None:
     return draw_intervals(path, panels, list(found.experiment.arms), notice)
 
 
-def _limits(plan: Plan, name: str, found: Gathered | None) -> str:
+def _limits(plan: Plan, name: str, found: Gathered | None, numbers: Sequence[str]) -> str:
     limits = list(plan.experiment(name).limits)
     if found is not None and plan.experiment(name).arms:
-        seeds = len(plan.params.run.seeds)
         limits.append(
-            f"{seeds} training seeds per arm; rewards and data are of one seed; profile "
+            f"{_seeds_said(found)}; rewards and data are of one seed; profile "
             f"{plan.params.run.profile}, split {plan.params.evaluate.split}."
         )
     lines = "\n".join(f"- {limit}" for limit in limits)
-    made = f"Made by `dvc repro experiments/dvc.yaml:{name}` from records alone; numbers: `{name}.csv`."
+    made = f"Made by `dvc repro experiments/dvc.yaml:{name}` from records alone; numbers: " + (
+        ", ".join(code(file) for file in numbers) + "."
+    )
     bases = _bases(plan, found) if found is not None else []
     if bases:
         made += f" Base policies, by a hash of their files: {', '.join(bases)}."
     return (f"## Limits\n\n{lines}\n\n" if lines else "") + made
+
+
+def _seeds_said(found: Gathered) -> str:
+    """Say how many training seeds the arms have, the arms with fewer by name."""
+    full = len(found.plan.params.run.seeds)
+    fewer: dict[int, list[str]] = {}
+    for (_, label), count in sorted(_seeds(found).items()):
+        if count < full and label not in fewer.setdefault(count, []):
+            fewer[count].append(label)
+    rest = "".join(f"; {count} of {', '.join(labels)}" for count, labels in sorted(fewer.items()))
+    return f"{full} training seeds per arm{rest}"
 
 
 def _bases(plan: Plan, found: Gathered) -> list[str]:

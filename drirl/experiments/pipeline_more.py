@@ -161,10 +161,13 @@ def scoring_stage(plan: Plan, model: str, learnt: list[str]) -> dict[str, Any]:
     return {
         "wdir": "..",
         "cmd": "drirl experiments scoring",
-        "params": [*_HARDWARE, "evaluate.split", "reward.sharing"],
+        "params": [*_HARDWARE, "data.encoder", "evaluate.split", "reward.sharing"],
         "deps": [
+            "drirl/data/settings.py",
             "drirl/experiments/scoring.py",
             "drirl/generate.py",
+            "drirl/hardness/encoder.py",
+            "drirl/hardness/split.py",
             "drirl/models.py",
             "drirl/packs.py",
             "drirl/records.py",

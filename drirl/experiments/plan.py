@@ -78,6 +78,9 @@ class Arm(Section):
     method: str = Field("", description="train and route: file name in baselines/")
     of: str = Field("", description="the other kinds: arm or method whose policies are used")
     mode: Literal["hard", "soft", "worst"] | None = Field(None, description="route: how rewards are joined")
+    harm_known: bool = Field(
+        False, description="route: whether a prompt is harmful is known, its category is not"
+    )
     n: int | None = Field(None, ge=1, description="rerank: replies per prompt")
     set: dict[str, Any] = Field({}, description="dotted keys of params.yaml and their values")
     rewards: str | None = Field(None, description="name of a reward variant; null: the headline's rewards")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import re
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -29,8 +31,8 @@ class Claim(Settings):
 
     claim: str
     where: str
-    sign: str = Field(pattern="^(higher|lower)$", description="what the paper says of the difference")
-    published: list[tuple[str, str, str, str]] = Field([], max_length=2)
+    sign: Literal["higher", "lower", "not_lower"] = Field(description="what the paper says of the difference")
+    published: list[tuple[str, str, str, str]] = Field([], description="rows; of a model one, or two: a - b")
     experiment: str
     of: str = ""
     against: str = ""
@@ -38,7 +40,6 @@ class Claim(Settings):
     section: str = ""
     unit: str = "points"
     note: str = ""
-    family: str = Field("", description="shown for models of this family only, where there is one")
 
 
 class _Claims(Settings):
@@ -54,7 +55,7 @@ def load_claims(plan: Plan) -> list[Claim]:
     claims: list[Claim] = _parse(plan.root / CLAIMS, CLAIMS, _Claims).claims
     for claim in claims:
         plan.experiment(claim.experiment)
-        _published(plan, claim)
+        _numbers(plan, claim)
     return claims
 
 
@@ -75,7 +76,7 @@ def write_replication(plan: Plan, reports: Path | None = None) -> Path:
             title, estimate = _ours(found, claim, model)
             if claim.section:
                 continue
-            same, significant = _agreement(estimate, claim.sign)
+            same, significant = _agreement(estimate, claim.sign, experiment.margin)
             counts["all"] += 1
             counts["same direction"] += same == "yes"
             counts["significant"] += significant == "yes"
@@ -92,7 +93,7 @@ def write_replication(plan: Plan, reports: Path | None = None) -> Path:
                 [
                     escape(claim.claim),
                     escape(claim.where),
-                    _published(plan, claim),
+                    _published(plan, claim, model),
                     escape(model),
                     _shown(estimate),
                     escape(title),
@@ -110,7 +111,7 @@ def write_replication(plan: Plan, reports: Path | None = None) -> Path:
                 [
                     escape(claim.claim),
                     escape(claim.where),
-                    _published(plan, claim),
+                    _published(plan, claim, model),
                     escape(model),
                     answer,
                     f"[{claim.experiment}]({folder_of(claim.experiment)}/{claim.experiment}.md)",
@@ -135,8 +136,10 @@ def write_replication(plan: Plan, reports: Path | None = None) -> Path:
         f"{counts['same direction']} of {counts['all']} rows point the way the paper says, "
         f"{counts['significant']} of them significantly; {counts[MISSING]} are missing.\n\n"
         f"Significant: the {level} % interval over intents and seeds excludes zero on the paper's side "
-        "(against: on the other); where a page's answer is shown, what it says. Published numbers are of "
-        "other models and benchmarks: only the direction can be compared. Our measures stand for theirs: "
+        "(against: on the other); where a page's answer is shown, what it says. A claim of keeping "
+        "something points the paper's way if less than the margin of its page is lost, significantly if the "
+        "interval rules that loss out. Published numbers are of other models and benchmarks: only the "
+        "direction can be compared; one of the other model is named. Our measures stand for theirs: "
         "disguised prompts for StrongREJECT, paraphrased for WildChat, direct for XSTest, tasks for GSM8K. "
         "Differences are not corrected for their number. "
         "Without a row, because the profile does not measure them: the columns Stereotype, SimpleQA, AdvGLUE "
@@ -181,17 +184,17 @@ def _told(found: Gathered | None, claim: Claim) -> list[tuple[str, str, str]]:
 
 
 def _models(plan: Plan, claim: Claim) -> list[str]:
-    models = plan.models_of(plan.experiment(claim.experiment))
-    own = [m for m in models if plan.params.base.models[m].family.startswith(claim.family)]
-    return own or models
+    return plan.models_of(plan.experiment(claim.experiment))
 
 
-def _agreement(estimate: Estimate | None, sign: str) -> tuple[str, str]:
+def _agreement(estimate: Estimate | None, sign: str, margin: float) -> tuple[str, str]:
     if estimate is None or estimate.low is None or estimate.high is None:
         return MISSING, MISSING
     value, low, high = estimate.value, estimate.low, estimate.high
     if sign == "lower":
         value, low, high = -value, -high, -low
+    if sign == "not_lower":
+        value, low, high = value + margin, low + margin, high + margin
     same = "yes" if value > 0 else "no" if value < 0 else "no difference"
     return same, "yes" if low > 0 else "against" if high < 0 else "no"
 
@@ -202,21 +205,42 @@ def _shown(estimate: Estimate | None) -> str:
     return f"{_points(estimate.value)} ({_points(estimate.low)} to {_points(estimate.high)}; n {estimate.n})"
 
 
-def _published(plan: Plan, claim: Claim) -> str:
-    if not claim.published:
+def _published(plan: Plan, claim: Claim, model: str) -> str:
+    """Return the paper's number for a model of this family; for another family, of which model it is."""
+    numbers = _numbers(plan, claim)
+    family = plan.params.base.models[model].family
+    for name, text in numbers.items():
+        if family and family.startswith(re.split(r"[^A-Za-z]", name)[0]):
+            return text
+    if not numbers:
         return "direction only"
-    values = []
+    return "direction only (" + ", ".join(f"{escape(name)}: {text}" for name, text in numbers.items()) + ")"
+
+
+def _numbers(plan: Plan, claim: Claim) -> dict[str, str]:
+    """Return the published number of each of the paper's models, with its qualifier (about, more than).
+
+    Raises:
+        DrirlError: no such row, or more than two rows of a model.
+    """
+    values: dict[str, list[float]] = {}
+    words: dict[str, str] = {}
     for key in claim.published:
         found = _rows(plan).get(key)
         if found is None:
             raise DrirlError(
                 f"{CLAIMS}: '{claim.claim}': no row {', '.join(key)} in {plan.params.compare.published}"
             )
-        values.append(found)
-    scale = 1.0 if claim.unit == "tokens" else 100.0
-    first, *rest = (scale * v for v in values)
-    text = f"{first - sum(rest):+.1f}".replace("-", "−")
-    return f"{text} tokens" if claim.unit == "tokens" else text
+        values.setdefault(key[0], []).append(found)
+        words[key[0]] = key[3].partition(", ")[2]
+    scale, unit = (1.0, " tokens") if claim.unit == "tokens" else (100.0, "")
+    texts = {}
+    for name, rows in values.items():
+        if len(rows) > 2:
+            raise DrirlError(f"{CLAIMS}: '{claim.claim}': {len(rows)} rows of {name}; expected one or two")
+        value = scale * (rows[0] - sum(rows[1:]))
+        texts[name] = f"{words[name]} {value:+.1f}{unit}".replace("-", "−").strip()
+    return texts
 
 
 def _rows(plan: Plan) -> dict[tuple[str, str, str, str], float]:

@@ -21,6 +21,7 @@ class RoutedTrainer(DRIRLTrainer):
         reward_funcs: a :class:`BankReward`; its bank is asked for the rewards of all categories.
         routes: probabilities of the categories of every prompt in the dataset.
         mode: ``soft``, ``hard`` or ``worst``, see :func:`drirl.serve.routed.combine`.
+        harm_known: whether a prompt is benign is taken from the dataset, not from the routes.
     """
 
     def __init__(
@@ -30,8 +31,12 @@ class RoutedTrainer(DRIRLTrainer):
         train_dataset: Dataset,
         routes: Routes,
         mode: str,
+        harm_known: bool = False,
         **kwargs: Any,
     ) -> None:
+        if harm_known:
+            texts = [prompt_text(prompt) for prompt in train_dataset["prompt"]]
+            routes = routes.knowing_harm(dict(zip(texts, train_dataset["category"], strict=True)))
         bank: Any = RoutedReward(reward_funcs.bank, routes, mode)  # type: ignore[arg-type]
         super().__init__(
             *args,

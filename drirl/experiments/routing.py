@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from drirl.errors import DrirlError
 from drirl.experiments.plan import Plan
-from drirl.records import Prompt, atomic_dir, read_json, read_jsonl, write_json, write_jsonl
+from drirl.records import BENIGN, Prompt, atomic_dir, read_json, read_jsonl, write_json, write_jsonl
 
 if TYPE_CHECKING:
     from drirl.experiments.jobs import Cell
@@ -67,6 +67,25 @@ class Routes:
             if text not in self.table:
                 raise DrirlError(f"no route for the prompt '{text[:40]}'; rerun the stage 'routes'")
         return np.asarray([self.table[text] for text in texts], float).reshape(len(texts), len(self.classes))
+
+    def knowing_harm(self, categories: Mapping[str, int]) -> Routes:
+        """Return the routes of someone who knows which prompts are benign, and no more.
+
+        A benign prompt gets all probability on benign; of a harmful one the probability of benign is shared
+        out over the harm categories in proportion (evenly if nothing is left).
+
+        Args:
+            categories: text -> true category, of which only "benign or not" is used.
+        """
+        benign = np.asarray([c == BENIGN for c in self.classes])
+        table = {}
+        for text, category in categories.items():
+            row = self.probabilities([text])[0]
+            kept = benign.astype(float) if category == BENIGN else np.where(benign, 0.0, row)
+            if kept.sum() == 0:
+                kept = (~benign).astype(float)
+            table[text] = (kept / kept.sum()).tolist()
+        return Routes(self.classes, table)
 
     def categories(self, texts: Sequence[str]) -> list[int]:
         """Return the most probable category of each text; the first of equals."""
@@ -160,6 +179,8 @@ def routed(plan: Plan, name: str, model: str) -> Cell:
         raise DrirlError(f"{plan.out / 'routes'}: not there yet; run the stage 'routes' first")
     _link(plan.out / "routes", arm.out / "routes")
     values = {**arm.params.align.methods[arm.method], "routing": declared.mode}
+    if declared.harm_known:
+        values["harm_known"] = True
     jobs = align.jobs_of(arm.params, model=model, method=arm.method, values=values, folder=METHODS)
     routes = align.hash_folder(plan.out / "routes")
     jobs = [replace(job, config_hash=f"{job.config_hash}-{routes}") for job in jobs]

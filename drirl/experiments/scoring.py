@@ -2,8 +2,9 @@
 
 The same replies, the demonstrations of held-out harmful prompts, are scored by every kind that has been
 learnt. "In turn" loads the rewards anew for each category, as a machine must that cannot hold all seven.
-The judge is the base policy itself, asked to rate a reply in a few tokens: its verdicts mean nothing at
-this size and are not kept, its cost per token is what one would pay for a judge of the policy's own size.
+The encoder of alpha_D is timed beside them. The judge is the base policy itself, asked to rate a reply in a
+few tokens: its verdicts mean nothing at this size and are not kept, its cost per token is what one would
+pay for a judge of the policy's own size.
 """
 
 from __future__ import annotations
@@ -71,8 +72,23 @@ def run_scoring(plan: Plan) -> None:
             "generated_tokens": tokens,
         }
         meter.write(params.run.out, score_s=seconds)
+    report["kinds"]["encoder"] = _encode(plan, model, [reply for _, reply, _ in replies])
     with atomic_dir(plan.out / "scoring") as folder:
         write_json(folder / "report.json", report)
+
+
+def _encode(plan: Plan, model: str, replies: Sequence[str]) -> dict[str, int]:
+    """Time the encoder of alpha_D on the different sub-sentences of the replies, without a cache."""
+    from drirl.hardness.encoder import load_encoder
+    from drirl.hardness.split import split_sentences
+    from drirl.resources import Meter
+
+    encoder = load_encoder(plan.params.data.encoder)
+    texts = sorted({piece for reply in replies for piece in split_sentences(reply)})
+    meter = Meter("scoring", f"{model}/encoder")
+    seconds, _ = _timed(partial(encoder.encode, texts))
+    meter.write(plan.params.run.out, score_s=seconds)
+    return {"parameters": sum(p.numel() for p in encoder.model.parameters()), "texts": len(texts)}
 
 
 def bank_folder(plan: Plan, kind: str, model: str) -> Path | None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from drirl.check import check_project
+from drirl.check import check_params, check_project
 from drirl.config import Params
 from drirl.errors import DrirlError
 from drirl.profiles import describe_params, differences, identify, render, use_profile, values_of
@@ -177,3 +177,22 @@ def test_shipped_tree_is_enough_to_use_a_profile(tmp_path: Path) -> None:
     for name in SHIPPED:
         use_profile(name, tmp_path)
         assert identify(tmp_path) == name
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"data": {"sources": ["do_not_answer"]}},
+            "none of data.sources gives prompts of the kind 'contrast'",
+        ),
+        ({"reward": {"update": "none"}}, "reward.update is none"),
+        ({"reward": {"update": "reweight", "samples": 1}}, "one sample has nothing to be weighed against"),
+    ],
+)
+def test_settings_that_cannot_work_together_are_named(changes: dict[str, Any], message: str) -> None:
+    values = values_of("tiny", ROOT)
+    for section, keys in changes.items():
+        values[section].update(keys)
+    with pytest.raises(DrirlError, match=message):
+        check_params(Params.model_validate(values), ROOT)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from drirl.compare.cost import Cost, read_costs
 from drirl.compare.names import escape
+from drirl.experiments.figures import draw_bars
 from drirl.experiments.gather import Gathered
-from drirl.experiments.page import MISSING, Section, markdown_table
+from drirl.experiments.page import MISSING, Fact, Section, markdown_table
 from drirl.experiments.scoring import measured
 from drirl.records import read_json
 
@@ -18,17 +19,25 @@ __all__ = ["cost_accounting", "scoring_cost"]
 def cost_accounting(found: Gathered, target: Path) -> Section:
     """CPU seconds, memory and tokens per stage, and per seed of every method."""
     costs = read_costs(found.plan.params.run.out)
-    lines = []
+    lines: list[list[str]] = []
+    facts: list[Fact] = []
+
+    def add(model: str, step: str, values: list[dict[str, float]]) -> None:
+        lines.append([escape(model), escape(step), *_cells(values)])
+        facts.extend(
+            Fact(model, step, name, _mean([v[name] for v in values if name in v]), n=len(values))
+            for name in MEASURED
+        )
+
     for model in found.models:
         for stage in ("base", "reward"):
-            own = [c for c in costs if c.stage == stage and c.name == model]
-            lines.append([escape(model), stage, *_cells([c.values for c in own])])
+            add(model, stage, [c.values for c in costs if c.stage == stage and c.name == model])
         for label in found.experiment.arms:
             arm = found.arms.get(label)
             for stage in ("align", "evaluate"):
                 prefix = f"{model}/{arm.method}/seed" if arm else ""
                 values = [c.values for c in costs if arm and c.stage == stage and c.name.startswith(prefix)]
-                lines.append([escape(model), escape(f"{stage} {label}, one seed"), *_cells(values)])
+                add(model, f"{stage} {label}, one seed", values)
     heads = [
         "Model",
         "Step",
@@ -46,13 +55,54 @@ def cost_accounting(found: Gathered, target: Path) -> Section:
             shares = sorted(100 * (seconds / mean - 1) for seconds in with_alpha)
             answers[model] = (
                 f"{escape(model)}: a seed of DR-IRL takes {shares[0]:+.0f} to {shares[-1]:+.0f} % CPU time "
-                f"against the mean of GRPO with the same rewards ({len(with_alpha)} and {len(plain)} seeds). "
-                "The difference is the encoder's. It reads a text once and keeps the vector on disk, so a "
-                "first run shows more of it than a later one."
+                f"against the mean of GRPO with the same rewards ({len(with_alpha)} and {len(plain)} seeds)"
+                f"{_encoding(found)}."
             )
+    figure = _draw(found, facts, target)
     return Section(
-        "## Costs\n\n" + markdown_table(heads, lines) + "\n\nMeans of what was measured last.", answers
+        f"## Costs\n\n{figure}{markdown_table(heads, lines)}\n\nMeans of what was measured last.",
+        answers,
+        facts,
     )
+
+
+MEASURED = ("cpu_s", "peak_rss_bytes", "generated_tokens", "trained_tokens")
+
+
+def _encoding(found: Gathered) -> str:
+    """Say what encoding a new text takes, where the stage ``scoring`` measured it."""
+    path, seconds = found.plan.out / "scoring" / "report.json", measured(found.plan, "encoder")
+    count = read_json(path)["kinds"].get("encoder", {}).get("texts", 0) if path.is_file() else 0
+    if not count or "score_s" not in seconds:
+        return ""
+    each = 1000 * seconds["score_s"] / count
+    return (
+        f"; encoding a sub-sentence takes {each:.1f} ms when it is new and nothing after that, "
+        f"since vectors are "
+        "kept on disk, so that a first run shows more of it than a later one"
+    )
+
+
+def _draw(found: Gathered, facts: Sequence[Fact], target: Path) -> str:
+    """Draw CPU seconds of one seed by method, and of what comes before; return the image's Markdown."""
+    panels = [
+        (
+            f"CPU s, {model}",
+            {
+                f.name: float(f.value)
+                for f in facts
+                if f.part == model and f.measure == "cpu_s" and f.value is not None
+            },
+        )
+        for model in found.models
+    ]
+    if not any(values for _, values in panels):
+        return ""
+    return f"![CPU seconds]({draw_bars(target / f'{found.name}_cost.png', panels, found.notice).name})\n\n"
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def scoring_cost(found: Gathered, target: Path) -> Section:
@@ -68,6 +118,7 @@ def scoring_cost(found: Gathered, target: Path) -> Section:
         "adapters": "seven adapters on one base",
         "separate": "seven models",
         "judge": "the base policy as a judge",
+        "encoder": "the sentence encoder of alpha_D",
     }
     lines = []
     for kind, name in names.items():
@@ -96,7 +147,8 @@ def scoring_cost(found: Gathered, target: Path) -> Section:
         f"rewards are "
         "loaded anew for each category. Times are of one machine with others at work; no hash covers "
         "them. The "
-        "judge's verdicts are not used."
+        "judge's verdicts are not used. The encoder reads the sub-sentences of the replies, none "
+        "of them known."
     )
     return Section(f"## Asking for a reward\n\n{markdown_table(heads, lines)}\n\n{note}")
 

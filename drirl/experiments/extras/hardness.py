@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,13 @@ __all__ = [
     "delta_ranks",
     "rank_correlation",
     "training_health",
+    "word_vectors",
 ]
 
 Array = NDArray[np.float64]
-FOCUS = "dr_irl"
+FOCUS, CONTROL = "dr_irl", "dr_irl_constant"
+WEAK = 0.5
+"""A rank correlation counts as weak if its whole interval is nearer to zero than this."""
 DRAWS = 1000
 
 
@@ -96,48 +100,58 @@ def alpha_correlations(found: Gathered, target: Path) -> Section:
         if not groups:
             lines.append([escape(model), "all", MISSING, MISSING, "0"])
             continue
-        pairs = [(g.alpha_D, g.alpha_M, f"{g.seed}/{g.step}") for g in groups]
+        own = _after_the_first(groups)
         value, low, high = rank_correlation(
-            [p[0] for p in pairs], [p[1] for p in pairs], [g.prompt_id for g in groups]
+            [g.alpha_D for g in own], [g.alpha_M for g in own], [g.prompt_id for g in own]
         )
-        lines.append(
-            [
-                escape(model),
-                "alpha_D with alpha_M",
-                f"{value:+.2f}",
-                f"{low:+.2f} to {high:+.2f}",
-                str(len(groups)),
-            ]
-        )
-        again = {(g.seed, g.prompt_id): g for g in _rollouts(found, str(label), model, "after")}
-        for what, gains in (
-            ("alpha with the prompt's later gain in reward", _gains_of_prompts(groups, again)),
-            ("alpha with the later gain in reward of its category", _gains(groups)),
-        ):
-            if len(gains) < 8:
-                continue
-            value2, low2, high2 = rank_correlation(
-                [a for a, _, _ in gains], [g for _, g, _ in gains], [p for _, _, p in gains]
-            )
-            cells = [what, f"{value2:+.2f}", f"{low2:+.2f} to {high2:+.2f}", str(len(gains))]
-            lines.append([escape(model), *cells])
-        strength = "weak" if max(abs(low), abs(high)) < 0.5 else "not shown to be weak"
+        lines.append(_correlated(model, "alpha_D with alpha_M", (value, low, high), len(own)))
+        for arm in (str(label), _label_of(found, CONTROL)):
+            of = f" ({escape(arm)})" if arm else ""
+            recorded = _rollouts(found, arm, model) if arm else []
+            again = {(g.seed, g.prompt_id): g for g in (_rollouts(found, arm, model, "after") if arm else ())}
+            for what, gains in (
+                (
+                    "alpha_D with the prompt's later gain in reward",
+                    _gains_of_prompts(recorded, again, "alpha_D"),
+                ),
+                (
+                    "alpha_D · alpha_M with the prompt's later gain in reward",
+                    _gains_of_prompts(recorded, again),
+                ),
+                ("alpha_D · alpha_M with the later gain in reward of its category", _gains(recorded)),
+            ):
+                if len(gains) < 8:
+                    continue
+                found_ = rank_correlation(
+                    [a for a, _, _ in gains], [g for _, g, _ in gains], [p for _, _, p in gains]
+                )
+                lines.append(_correlated(model, what + of, found_, len(gains)))
+        strength = f"weak (below {WEAK:g})" if max(abs(low), abs(high)) < WEAK else "not shown to be weak"
         answers[model] = (
             f"{escape(model)}: alpha_D and alpha_M have rank correlation {value:+.2f} "
             f"({low:+.2f} to {high:+.2f}), {strength}."
         )
     heads = ["Model", "Correlation", "Spearman", "95 % interval", "n groups"]
     note = (
-        "Groups recorded at the first, middle and last update of every seed; bootstrap over prompts. The "
-        "first update sets the running means, so alpha is near 1 there. Later gains are those from the "
-        "middle update on: of a prompt, in new samples of the trained policy to it; of a category, in the "
-        "last update's groups, of other prompts."
+        "Groups recorded at the middle and last update of every seed (the first sets the running means, so "
+        "that alpha_D is 1 there); bootstrap over prompts. Later gains are those from the middle "
+        "update on: of "
+        "a prompt, in new samples of the trained policy to it; of a category, in the last "
+        "update's groups, of "
+        "other prompts. alpha and the reward that the gain starts from are of the same samples, "
+        "so that a group "
+        "which was unlucky has both a large alpha and a large gain. The same correlation under the constant "
+        "coefficient, where alpha says nothing to the update, shows how much of it that is. Weak: the whole "
+        f"interval within ±{WEAK:g}."
     )
     return Section(f"## Correlations\n\n{markdown_table(heads, lines)}\n\n{note}", answers)
 
 
 def training_health(found: Gathered, target: Path) -> Section:
-    """Gradient norm, KL and length at the end of training, and runs that diverged."""
+    """Gradient norm, KL and length at the end of training, and the largest gradient norm of all updates.
+
+    A run whose loss or gradient is not finite stops with an error and has no log.
+    """
     lines = []
     for model in found.models:
         for label in found.experiment.arms:
@@ -146,17 +160,21 @@ def training_health(found: Gathered, target: Path) -> Section:
                 lines.append([escape(model), escape(label), *[MISSING] * 5])
                 continue
             ends = [run[len(run) * 4 // 5 :] for run in runs]
-            broken = sum(
-                any(line.get(n) is None for line in run for n in ("loss", "grad_norm") if n in line)
-                for run in runs
-            )
+            norms = [
+                float(line["grad_norm"]) for run in runs for line in run if line.get("grad_norm") is not None
+            ]
             cells = [_mean_of(ends, name) for name in ("grad_norm", "kl", "reward", "length")]
-            lines.append([escape(model), escape(label), *cells, f"{broken} of {len(runs)}"])
-    heads = ["Model", "Arm", "Gradient norm", "KL", "Reward", "Length (tokens)", "Not finite"]
+            largest = f"{max(norms):.3f}" if norms else MISSING
+            lines.append([escape(model), escape(label), *cells, largest])
+    heads = ["Model", "Arm", "Gradient norm", "KL", "Reward", "Length (tokens)", "Largest gradient norm"]
     return Section(
         "## Training\n\n"
         + markdown_table(heads, lines)
-        + "\n\nMeans over the last fifth of the updates (lowest to highest seed)."
+        + "\n\nMeans over the last fifth of the updates (lowest to highest seed); the largest "
+        "gradient norm is of all "
+        "updates of all seeds. A run that diverged, to a loss or gradient that is not finite, "
+        "stops with an error and "
+        "would be missing here."
     )
 
 
@@ -184,7 +202,12 @@ def delta_ranks(found: Gathered, target: Path) -> Section:
                     f"{value:+.2f} ({low:+.2f} to {high:+.2f}; n = {len(base)} completions)."
                 )
     heads = ["Model", "Reading, against sub-sentences gen_to_demo", "Spearman of delta", "95 % interval", "n"]
-    return Section("## Ranks of delta\n\n" + markdown_table(heads, lines), answers)
+    note = (
+        "Word counts: the cosine of the counts of words in place of the encoder's, as the "
+        "plainest other way to "
+        "compare two texts."
+    )
+    return Section("## Ranks of delta\n\n" + markdown_table(heads, lines) + "\n\n" + note, answers)
 
 
 def _deltas(found: Gathered, groups: Sequence[RolloutGroup]) -> tuple[dict[str, list[float]], list[str]]:
@@ -211,14 +234,16 @@ def _deltas(found: Gathered, groups: Sequence[RolloutGroup]) -> tuple[dict[str, 
         for text in g.completions
     ]
     deltas: dict[str, list[float]] = {}
-    for name, whole, direction in (
-        ("sub_sentences, gen_to_demo", False, "gen_to_demo"),
-        ("sub_sentences, demo_to_gen", False, "demo_to_gen"),
-        ("sub_sentences, symmetric", False, "symmetric"),
-        ("simple_cosine", True, "gen_to_demo"),
+    for name, whole, direction, encode in (
+        ("sub_sentences, gen_to_demo", False, "gen_to_demo", encoder.encode),
+        ("sub_sentences, demo_to_gen", False, "demo_to_gen", encoder.encode),
+        ("sub_sentences, symmetric", False, "symmetric", encoder.encode),
+        ("simple_cosine", True, "gen_to_demo", encoder.encode),
+        ("sub_sentences, gen_to_demo, word counts", False, "gen_to_demo", word_vectors),
+        ("simple_cosine, word counts", True, "gen_to_demo", word_vectors),
     ):
         texts = sorted({p for a, b, _ in rows for t in (a, b) for p in pieces(t, whole)})
-        vectors = torch.from_numpy(encoder.encode(texts)) if texts else torch.zeros(0, 1)
+        vectors = torch.from_numpy(encode(texts)) if texts else torch.zeros(0, 1)
         place = {text: index for index, text in enumerate(texts)}
         deltas[name] = [
             dissimilarity(
@@ -231,6 +256,17 @@ def _deltas(found: Gathered, groups: Sequence[RolloutGroup]) -> tuple[dict[str, 
             for a, b, _ in rows
         ]
     return deltas, [prompt for _, _, prompt in rows]
+
+
+def word_vectors(texts: Sequence[str]) -> NDArray[np.float32]:
+    """Return (n, V) unit vectors of word counts; a text without a word is a zero vector."""
+    words = [re.findall(r"[^\W_]+", text.lower()) for text in texts]
+    place = {word: k for k, word in enumerate(sorted({word for own in words for word in own}))}
+    counts = np.zeros((len(texts), max(1, len(place))), np.float32)
+    for row, own in enumerate(words):
+        for word in own:
+            counts[row, place[word]] += 1
+    return np.asarray(counts / np.maximum(np.linalg.norm(counts, axis=1, keepdims=True), 1e-9), np.float32)
 
 
 def rank_correlation(
@@ -267,10 +303,23 @@ def _ranks(x: Array) -> Array:
     return np.asarray((ends - (counts - 1) / 2)[inverse])
 
 
+def _after_the_first(groups: Sequence[RolloutGroup]) -> list[RolloutGroup]:
+    """Return the groups of all records but the first, which sets the running means; all if there is one."""
+    steps = sorted({g.step for g in groups})
+    return [g for g in groups if g.step != steps[0]] if len(steps) > 1 else list(groups)
+
+
+def _correlated(model: str, what: str, value: tuple[float, float, float], n: int) -> list[str]:
+    return [escape(model), what, f"{value[0]:+.2f}", f"{value[1]:+.2f} to {value[2]:+.2f}", str(n)]
+
+
 def _gains_of_prompts(
-    groups: Sequence[RolloutGroup], again: Mapping[tuple[int, str], RolloutGroup]
+    groups: Sequence[RolloutGroup], again: Mapping[tuple[int, str], RolloutGroup], part: str = ""
 ) -> list[tuple[float, float, str]]:
-    """Return (alpha, gain, prompt) of the middle record's groups whose prompt was sampled again."""
+    """Return (alpha, gain, prompt) of the middle record's groups whose prompt was sampled again.
+
+    ``part``: alpha_D or alpha_M alone; otherwise their product, also where another coefficient was used.
+    """
     steps = sorted({g.step for g in groups})
     gains = []
     for g in groups:
@@ -279,7 +328,7 @@ def _gains_of_prompts(
             continue
         gain = float(np.mean(after.r_gen) - np.mean(g.r_gen))
         if math.isfinite(gain):
-            gains.append((g.alpha, gain, g.prompt_id))
+            gains.append((getattr(g, part) if part else g.alpha_D * g.alpha_M, gain, g.prompt_id))
     return gains
 
 
@@ -297,12 +346,16 @@ def _gains(groups: Sequence[RolloutGroup]) -> list[tuple[float, float, str]]:
     for g in groups:
         after = later.get((g.seed, g.category))
         if g.step == middle and after and g.r_gen:
-            gains.append((g.alpha, float(np.mean(after) - np.mean(g.r_gen)), g.prompt_id))
+            gains.append((g.alpha_D * g.alpha_M, float(np.mean(after) - np.mean(g.r_gen)), g.prompt_id))
     return gains
 
 
 def _focus(found: Gathered) -> str | None:
-    return next((label for label, name in found.experiment.arms.items() if name == FOCUS), None)
+    return _label_of(found, FOCUS)
+
+
+def _label_of(found: Gathered, arm: str) -> str | None:
+    return next((label for label, name in found.experiment.arms.items() if name == arm), None)
 
 
 def _logs(found: Gathered, label: str, model: str) -> list[list[dict[str, Any]]]:

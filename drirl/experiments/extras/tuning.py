@@ -18,6 +18,8 @@ from drirl.records import EvalItem
 __all__ = ["tuning_grid"]
 
 DRAWS = 400
+SAME = 0.6
+"""Kendall's tau above which two orders count as one: at most one pair of methods in five changes places."""
 _LEVELS = ("direct", "paraphrased", "disguised")
 
 
@@ -184,14 +186,16 @@ def _order(
         "## The order of the methods\n\n"
         + markdown_table(heads, lines)
         + f"\n\nKendall's tau-b of the two orders: {tau:+.2f}; redrawing the intents {len(taus)} times gives "
-        f"{low:+.2f} to {high:+.2f} in 95 % of the draws. First and last method are "
+        f"{low:+.2f} to {high:+.2f} in 95 % of the draws. The order counts as kept if all of that "
+        f"is above {SAME:g} (one "
+        f"pair of methods in five changes places), as lost if all of it is below. First and last method are "
         f"{100 * (gaps[0] - gaps[-1]):.0f} points apart with the settings of params.yaml. Best means "
         f"best on the "
         "same prompts, so every gain is at least 0."
     )
     first = [m for m, (a, _) in places.items() if a == 1]
     second = [m for m, (_, b) in places.items() if b == 1]
-    word = "yes" if tau >= 0.8 and low > 0 else "no" if high < 0.8 else "cannot tell with one seed per cell"
+    word = "yes" if low > SAME else "no" if high < SAME else "cannot tell with one seed per cell"
     answer = (
         f"**{word}**: Kendall's tau of the orders before and after tuning is {tau:+.2f} ({low:+.2f} to "
         f"{high:+.2f}; {len(methods)} methods); first before: {', '.join(first)}; after: {', '.join(second)}."

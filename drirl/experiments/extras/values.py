@@ -19,6 +19,19 @@ FOUND = {
     "align.methods.dr_irl.hardness.mask_share": "tau not found; DAMA and beta-DPO keep 80 %",
     "align.methods.dr_irl.hardness.combine": "product (Table 3)",
     "align.methods.dr_irl.hardness.clamp_low": "not found; DAMA's code clamps at 1e-3",
+    "align.methods.dr_irl.hardness.splitter": "an LLM (reviews)",
+    "align.methods.dr_irl.hardness.direction": "gen_to_demo (public notes: S is the policy's text)",
+    "align.methods.dr_irl.hardness.mask": "squared deviation against a fixed tau; tau not found",
+    "align.methods.sacpo.beta_helpful": "not found; SACPO's repository: 0.1",
+    "align.methods.sacpo.beta_safe": "not found; SACPO's repository: 0.1, 0.05, 0.025 or 0.01",
+    "align.methods.self_rewarding.iterations": "not found; Self-Rewarding's paper: 2 to 3",
+    "align.methods.stair.rounds": "not found; STAIR: 3",
+    "align.methods.stair.iterations": "not found; STAIR: 200",
+    "align.methods.stair.children": "not found; STAIR: 4",
+    "align.methods.stair.exploration": "not found; STAIR: 1.5",
+    "align.methods.stair.temperature": "not found; STAIR: 1.2",
+    "align.methods.stair.top_p": "not found; STAIR: 0.9",
+    "data.encoder.path": "CLIP text similarity (version 3), a text encoder (version 5); model not named",
     "align.methods.dpo.beta": "not found; DPO's usual 0.1",
     "align.methods.ppo.gae_lambda": "not found; PPO's usual 0.95",
     "reward.sharing": "seven separate models (Table 2)",
@@ -26,7 +39,7 @@ FOUND = {
 }
 """What public sources say of the paper's value; everything else was not found."""
 
-SHOWN = ("align.shared", "align.methods", "reward")
+SHOWN = ("data.encoder", "align.shared", "align.methods", "reward")
 
 
 def hyper_parameters(found: Gathered, target: Path) -> Section:

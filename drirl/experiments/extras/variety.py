@@ -14,7 +14,7 @@ from drirl.compare.names import UNTRAINED, escape
 from drirl.experiments.extras.hardness import _logs, over_seeds
 from drirl.experiments.gather import Gathered
 from drirl.experiments.page import MISSING, Section, markdown_table
-from drirl.records import Demo, EvalItem, read_jsonl
+from drirl.records import BENIGN, Demo, EvalItem, RolloutGroup, read_jsonl
 from drirl.text import split_draft
 
 __all__ = ["distinct", "diversity", "entropy", "repeated", "self_bleu2"]
@@ -66,7 +66,40 @@ def diversity(found: Gathered, target: Path) -> Section:
         "Mean (lowest–highest seed). distinct-n: different n-grams by all n-grams; self-BLEU-2: mean "
         "share of a reply's bigrams found in the other replies; higher means more alike."
     )
-    return Section(f"## Diversity of replies\n\n{markdown_table(heads, lines)}\n\n{note}", answers)
+    text = f"## Diversity of replies\n\n{markdown_table(heads, lines)}\n\n{note}"
+    return Section(f"{text}\n\n{_over_training(found, demos)}", answers)
+
+
+def _over_training(found: Gathered, demos: np.ndarray | None) -> str:
+    """Tabulate the same figures of the samples drawn in the recorded updates, harm categories only."""
+    lines = []
+    for model in found.models:
+        for label in found.experiment.arms:
+            by_update: dict[int, list[list[float]]] = {}
+            folder = found.folder(label, "align", model)
+            for path in sorted(folder.glob("seed*/rollouts.jsonl")) if folder else []:
+                samples: dict[int, list[str]] = {}
+                for group in read_jsonl(path, RolloutGroup):
+                    if group.category != BENIGN:
+                        replies = [split_draft(text)[1] for text in group.completions]
+                        samples.setdefault(group.step, []).extend(replies)
+                for step, replies in samples.items():
+                    by_update.setdefault(step, []).append(_figures(replies, demos))
+            for step, rows in sorted(by_update.items()):
+                values = np.array(rows)
+                cells = [_spread(values[:, k], 100 if k in (2, 4) else 1) for k in (1, 2, 3, 4)]
+                lines.append([escape(model), escape(label), str(step), *cells])
+    if not lines:
+        return f"## Diversity over training\n\n{MISSING}: no recorded rollouts."
+    heads = ["Model", "Arm", "Update", "distinct-2", "Replies seen before (%)", "self-BLEU-2"]
+    heads.append("Word cosine ≥ 0.9 to a demonstration (%)")
+    note = (
+        "Samples drawn in training at the recorded updates (seven harmful prompts, a group "
+        "each), so more varied "
+        "than greedy replies; mean (lowest–highest seed). sft, and dpo after its samples of the "
+        "base, draw nothing."
+    )
+    return f"## Diversity over training\n\n{markdown_table(heads, lines)}\n\n{note}"
 
 
 def entropy(found: Gathered, target: Path) -> Section:

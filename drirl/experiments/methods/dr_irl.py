@@ -6,7 +6,8 @@ As ``baselines/dr_irl.py``, but the reward of a completion is
     hard:  r_k(q, o),  k = argmax_j p_j(q)
     worst: min_j r_j(q, o)
 
-over all categories, benign included, with p from ``out/arms/routes`` (:mod:`drirl.experiments.routing`). The
+over all categories, benign included, with p from ``out/arms/routes`` (:mod:`drirl.experiments.routing`); with
+``harm_known`` over the harm categories alone, and a benign prompt has its own reward. The
 demonstration is scored the same way, and the running means of alpha are kept by the classifier's category.
 Which prompts are drawn is not changed, so that every arm sees the same ones.
 
@@ -36,6 +37,7 @@ class Config(Section):
     routing: Literal["soft", "hard", "worst"] = Field(
         description="how the rewards of all categories are joined"
     )
+    harm_known: bool = Field(False, description="the classifier chooses among the harm categories only")
 
 
 def train(inputs: Inputs, config: Config) -> None:
@@ -53,4 +55,5 @@ def train(inputs: Inputs, config: Config) -> None:
         hardness=load_hardness(config.hardness, inputs.encoder, inputs.cache, inputs.seed),
         routes=Routes.load(inputs.cache.parent / "routes"),
         mode=config.routing,
+        harm_known=config.harm_known,
     )

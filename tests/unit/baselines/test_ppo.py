@@ -62,6 +62,44 @@ def test_two_epochs_keep_the_number_of_updates(ppo: Any, make_inputs: Make) -> N
     assert twice.meter.generated_tokens < once.meter.generated_tokens
 
 
+def test_policy_loss_is_the_clipped_objective_per_token(
+    ppo: Any, make_inputs: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the formula, token by token; a completion counts as one, whatever its length."""
+    pairs, ratios = [], []
+
+    def step(self: ActorCriticTrainer, model: Any, inputs: dict[str, Any]) -> Any:
+        kept, self.value_coefficient = self.value_coefficient, 0.0
+        with torch.no_grad():
+            found = compute(self, model, inputs) * self.current_gradient_accumulation_steps
+        self.value_coefficient = kept
+        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
+        attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+        mask, advantages = inputs["completion_mask"].float(), inputs["advantages"]
+        length = mask.shape[1]
+        with torch.no_grad():
+            logits = model(input_ids=ids, attention_mask=attention).logits[:, -length - 1 : -1]
+        now = (logits / self.temperature).log_softmax(-1).gather(-1, ids[:, -length:, None])[..., 0]
+        old = inputs.get("old_per_token_logps")
+        ratio = torch.exp(now - (now if old is None else old))
+        clipped = ratio.clamp(1 - 0.02, 1 + 0.02)
+        tokens = -torch.minimum(ratio * advantages, clipped * advantages)
+        rows = (tokens * mask).sum(1) / mask.sum(1)
+        assert advantages.shape == mask.shape  # (B, T)
+        pairs.append((float(found), float(rows.mean())))
+        ratios.append(float(((ratio - 1).abs() * mask).max()))
+        return compute(self, model, inputs)
+
+    compute = ActorCriticTrainer._compute_loss
+    monkeypatch.setattr(ActorCriticTrainer, "_compute_loss", step)
+    shared = SMALL.model_copy(update={"epsilon": 0.02})
+    ppo.train(make_inputs("loss", shared=shared), ppo.Config(lr=3e-3, epochs=2))
+    assert len(pairs) >= 2
+    for found, expected in pairs:
+        assert found == pytest.approx(expected, abs=2e-5)
+    assert max(ratios) > 0.02  # the clip acted somewhere
+
+
 def test_token_rewards_gradient_clipping_and_the_kl_outside_the_loss(
     ppo: Any, make_inputs: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,6 +50,17 @@ def test_draw_caps_weak_and_synthetic() -> None:
     assert len(drawer.draw(0)) == 0
 
 
+def test_a_split_that_takes_all_there_is_keeps_the_shares() -> None:
+    rows = [candidate(f"w{i}", weak_map=True) for i in range(10)] + [candidate(f"r{i}") for i in range(10)]
+    drawer = Drawer(rows, max_weak=0.25, max_synthetic=0.5)
+    assert sum(c.raw.weak_map for c in drawer.draw(None)) == 5  # a quarter of 20, but of 15 drawn a third
+    for count in (None, 20, 60):
+        drawn = drawer.draw(count, short=True)
+        assert [c.raw.weak_map for c in drawn].count(True) == 3
+        assert len(drawn) == 13
+    assert len(drawer.draw(12, short=True)) == 12  # enough: the first twelve, three of them weak
+
+
 def test_imbalanced_counts_by_hand() -> None:
     # 21 / (1 + 1/2 + ... + 1/7) = 8.0992: 8.10 4.05 2.70 2.02 1.62 1.35 1.16 for 0,1,2,3,4,6,5
     assert imbalanced_counts(21, 1.0, [99] * 7) == [8, 4, 3, 2, 2, 1, 1]

@@ -128,7 +128,7 @@ def test_leaking_training_prompts_are_removed_and_counted(tmp_path: Path) -> Non
     values = {"per_category": 3, "per_category_val": 1, "per_category_test": None, "imbalance": 0.0}
     values |= {"benign": NOTHING, "contrast": NOTHING, "tasks": NOTHING}
     built = stage.build(settings(sources=[str(path)], **values), 0)
-    assert built.report["leaks"]["removed"] == {"exact": 0, "ngram": 1, "cosine": 0}
+    assert built.report["leaks"]["removed"] == {"exact": 0, "ngram": 1, "attack": 0, "cosine": 0}
     assert leaking["text"] not in {p.text for p in built.prompts}
     assert copy["text"] in {p.text for p in built.prompts}
 

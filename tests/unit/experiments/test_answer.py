@@ -52,6 +52,8 @@ def test_a_missing_difference_is_missing() -> None:
 def test_needed_by_hand() -> None:
     # half-width 0.06 at 95 %, difference 0.03: (0.06 * (1 + 0.8416 / 1.9600) / 0.03)^2 = (2 * 1.42939)^2
     assert needed(_estimate(0.03, -0.03, 0.09), 0.03) == pytest.approx(8.1726, abs=1e-3)
+    cut = Estimate(0.9, 0.2, 1.0, n=200, clusters=60, seeds=3, margin=0.7)  # the interval, uncut: 0.2 to 1.6
+    assert needed(cut, 0.9) == pytest.approx((0.7 * 1.42939 / 0.9) ** 2, abs=1e-3)
     assert needed(_estimate(0.5, 0.49, 0.51), 0.5) == 1.0  # never fewer than there are
     assert needed(_estimate(0.0, -0.1, 0.1), 0.0) == math.inf
 

@@ -156,6 +156,15 @@ def test_a_routed_dataset_has_the_classifiers_category_and_reward(mode: str, exp
     assert list(found["prompt_id"]) == ["a", "a"]
 
 
+def test_routes_of_someone_who_knows_what_is_harmful() -> None:
+    routes = Routes([-1, 2, 3], {"a": [0.6, 0.3, 0.1], "b": [0.1, 0.8, 0.1], "c": [1.0, 0.0, 0.0]})
+    known = routes.knowing_harm({"a": 3, "b": -1, "c": 2})
+    assert known.table["a"] == pytest.approx([0.0, 0.75, 0.25])  # the classifier's order among harms stays
+    assert known.table["b"] == [1.0, 0.0, 0.0]
+    assert known.table["c"] == [0.0, 0.5, 0.5]
+    assert known.categories(["a", "b"]) == [2, -1]
+
+
 # ------------------------------------------------------------ reranking
 
 

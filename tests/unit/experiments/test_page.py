@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import pytest
 
+from drirl.compare.stats import Estimate
 from drirl.errors import DrirlError
 from drirl.experiments.gather import gather
 from drirl.experiments.page import conclude, folder_of, write_page
 from drirl.experiments.plan import Plan
-from drirl.experiments.replication import load_claims, write_replication
+from drirl.experiments.replication import _agreement, load_claims, write_replication
 from drirl.records import RunRecord, read_jsonl, write_json, write_jsonl
 
 MODELS = ("tiny-llama", "tiny-qwen2")
@@ -133,12 +134,64 @@ def test_replication_lists_every_claim(plan: Plan, write_cell: Callable[..., Non
     cells = [cell.strip() for cell in line.split("|")[1:-1]]
     assert cells[2] == "+12.6"  # 0.9361 - 0.8105
     assert cells[6:8] == ["yes", "yes"]
+    lines = [[cell.strip() for cell in row.split("|")[1:-1]] for row in text.splitlines() if row[:1] == "|"]
+    published = {(cells[0], cells[3]): cells[2] for cells in lines}
+    assert published["DR-IRL is safer than GRPO", "tiny-qwen2"] == "+36.4"  # 0.8798 - 0.5155, of Qwen-2
+    assert published["DR-IRL is more helpful than GRPO (GSM8K)", "tiny-llama"] == "+5.7"  # 0.881 - 0.8237
+    assert published["DR-IRL is more helpful than GRPO (GSM8K)", "tiny-qwen2"] == "+6.8"  # 0.897 - 0.8287
+    other = published["DR-IRL is safer than DPO", "tiny-qwen2"]
+    assert other == "direction only (Llama-3.1-8B-Instruct: +43.1)"
+    assert published["DR-IRL resists AutoDAN better than STAIR", "tiny-llama"] == "more than +30.0"
+    assert published["Without hardness DR-IRL is less safe", "tiny-llama"] == "about −4.0"
     line = next(row for row in text.splitlines() if row.startswith("| The product is better"))
     cells = [cell.strip() for cell in line.split("|")[1:-1]]
     assert cells[2] == "direction only"
     assert cells[4] == cells[6] == cells[7] == "missing"
     line = next(row for row in text.splitlines() if row.startswith("| Chain of Draft needs"))
     assert "−1127.0 tokens" in line  # 162 - 1289
+
+
+def test_a_claim_of_keeping_something_allows_for_the_margin() -> None:
+    small = Estimate(-0.01, -0.015, -0.005, n=9, clusters=9, seeds=3)
+    assert _agreement(small, "not_lower", 0.02) == ("yes", "yes")
+    assert _agreement(small, "higher", 0.02) == ("no", "against")
+    assert _agreement(replace(small, low=-0.05), "not_lower", 0.02) == ("yes", "no")
+    assert _agreement(replace(small, value=-0.05, low=-0.09, high=-0.03), "not_lower", 0.02) == (
+        "no",
+        "against",
+    )
+    assert _agreement(None, "not_lower", 0.02) == ("missing", "missing")
+
+
+def test_seeds_are_those_of_the_arms(plan: Plan, write_cell: Callable[..., None]) -> None:
+    names = {"best_1_base": 0.1, "best_4_base": 0.2, "best_16_base": 0.3}
+    for name, rate in names.items():
+        write_cell(plan.resolve(name).out, "tiny-llama", "base", rate, seeds=(0,))
+    _fill(plan, write_cell, {"best_1_dr_irl": 0.9, "best_4_dr_irl": 0.9, "best_16_dr_irl": 0.9}, MODELS[:1])
+    text = write_page(plan, "q08")[0].read_text()
+    assert "3 training seeds per arm; 1 of base, N = 1, base, N = 16, base, N = 4;" in text
+    judged = conclude(gather(plan, "q08"))
+    assert {j.seeds for j in judged} == {(1, 3)}
+    assert " / 1 and 3 |" in text
+
+
+def test_a_page_of_arms_keeps_further_numbers_in_a_second_csv(
+    plan: Plan, write_cell: Callable[..., None]
+) -> None:
+    _fill(plan, write_cell, {"dr_irl": 0.9, "grpo_irl": 0.8}, MODELS[:1])
+    for k, seconds in enumerate((30.0, 40.0, 50.0)):
+        path = plan.params.run.out / "cost" / "align" / f"tiny-llama__dr_irl__seed{k}.json"
+        write_json(path, {"stage": "align", "name": f"tiny-llama/dr_irl/seed{k}", "cpu_s": seconds})
+    files = write_page(plan, "q13")
+    folder = plan.params.compare.reports / "questions"
+    assert folder / "q13_more.csv" in files
+    with (folder / "q13_more.csv").open(newline="") as handle:
+        rows = {(r["name"], r["measure"]): r for r in csv.DictReader(handle)}
+    row = rows["align dr_irl, one seed", "cpu_s"]
+    assert (float(row["value"]), row["n"]) == (40.0, "3")
+    assert rows["align grpo_irl, one seed", "cpu_s"]["value"] == ""  # missing, not 0
+    assert "`q13.csv`, `q13_more.csv`." in files[0].read_text()
+    assert (folder / "q13_cost.png").is_file()
 
 
 def test_a_page_names_the_base_policies_behind_it(plan: Plan, write_cell: Callable[..., None]) -> None:

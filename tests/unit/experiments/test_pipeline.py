@@ -36,7 +36,7 @@ def test_a_shared_arm_is_one_stage_that_both_pages_need(plan: Plan) -> None:
 
 def test_arms_of_a_stage_are_needed_by_the_same_pages(plan: Plan) -> None:
     stages = build(plan)["stages"]
-    assert stages["arms-q07"]["cmd"].split()[3:5] == ["noise_25", "noise_50"]
+    assert stages["arms-q07"]["cmd"].split()[3:6] == ["noise_10", "noise_25", "noise_50"]
     assert "${run.out}/arms/data-noise_50/data/prompts.jsonl" in stages["arms-q07"]["deps"]
     for name in plan.own_arms():
         runs = {key: stage["cmd"].split() for key, stage in stages.items()}

@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 
 from drirl.errors import DrirlError
-from drirl.experiments.extras.hardness import _gains_of_prompts, rank_correlation
+from drirl.experiments.extras.hardness import (
+    _after_the_first,
+    _gains_of_prompts,
+    rank_correlation,
+    word_vectors,
+)
 from drirl.experiments.extras.order import misplaced, pairs_of
 from drirl.experiments.extras.variety import _welch, distinct, repeated, self_bleu2
 from drirl.experiments.plan import DataVariant, Plan
@@ -157,7 +162,8 @@ def test_welchs_interval_by_hand() -> None:
 
 def test_what_became_of_the_prompts_of_the_middle_update() -> None:
     def group(step: int, prompt: str, alpha: float, rewards: list[float], seed: int = 0) -> RolloutGroup:
-        return RolloutGroup(step, prompt, 2, ["a", "b"], rewards, None, [], [], [], 1.0, 1.0, alpha, [], seed)
+        parts = (alpha / 0.5, 0.5, 1.0)  # alpha_D, alpha_M, and an alpha that another coefficient replaced
+        return RolloutGroup(step, prompt, 2, ["a", "b"], rewards, None, [], [], [], *parts, [], seed)
 
     groups = [
         group(1, "p", 1.0, [9.0, 9.0]),
@@ -168,3 +174,21 @@ def test_what_became_of_the_prompts_of_the_middle_update() -> None:
     ]
     again = {(0, "p"): group(10, "p", 1.0, [2.0, 3.0]), (0, "q"): group(10, "q", 1.0, [0.5, 0.5])}
     assert _gains_of_prompts(groups, again) == [(1.3, 2.0, "p"), (0.8, -0.5, "q")]
+    assert _gains_of_prompts(groups, again, "alpha_D") == [(2.6, 2.0, "p"), (1.6, -0.5, "q")]
+    assert [g.step for g in _after_the_first(groups)] == [5, 5, 5, 9]
+    assert _after_the_first(groups[:1]) == groups[:1]
+
+
+def test_word_vectors_by_hand() -> None:
+    found = word_vectors(["A cat, a dog.", "cat", "", "bird"])
+    assert found @ found.T == pytest.approx(
+        np.array(
+            [
+                [1, 1 / 6**0.5, 0, 0],  # counts 2 (a), 1 (cat), 1 (dog)
+                [1 / 6**0.5, 1, 0, 0],
+                [0, 0, 0, 0],
+                [0, 0, 0, 1],
+            ]
+        ),
+        abs=1e-6,
+    )
