@@ -30,13 +30,14 @@ def stage_of(plan: Plan, name: str) -> str:
     """Return the name of the stage that runs an arm.
 
     Arms of a kind that the same pages need share a stage, and its processes: ``arms-fig4-q06``. So do arms
-    that rerank the same policies. No page waits for an arm that it does not show.
+    that rerank the same policies. No page waits for an arm that it does not show. Arms whose router knows
+    what is harmful have a stage of their own.
     """
     arm = plan.arm(name)
     if arm.make == "rerank":
         return f"rerank-{arm.of}"
     kind = {"train": "arms", "route": "routed", "rescore": "rescored", "attack": "attacked"}[arm.make]
-    return "-".join([kind, *plan.pages_of(name)])
+    return "-".join([kind, *plan.pages_of(name), *(["harm"] if arm.harm_known else [])])
 
 
 def stage_of_rewards(plan: Plan, name: str) -> str:

@@ -34,6 +34,17 @@ def test_finished_comes_from_token_ids(reward: BankReward) -> None:
     assert reward(prompt, completion, [[]], category=[0]) == cut_off
 
 
+def test_the_policy_may_have_another_tokenizer(reward: BankReward) -> None:
+    """A reward reads text with its own tokenizer; the policy's ids only say whether a reply has ended."""
+    other = BankReward(reward.bank, end_ids=[50_000])  # beyond the reward's vocabulary
+    found = other(
+        [chat("Hi")] * 2, [chat("Sure.", "assistant")] * 2, [[49_998, 50_000], [7]], category=[0, 0]
+    )
+    expected = reward.bank.score(["Hi"] * 2, ["Sure."] * 2, [True, False], [0, 0])
+    assert found == pytest.approx([float(value) for value in expected], abs=1e-6)
+    assert found[0] != found[1]
+
+
 def test_only_the_reply_is_scored_and_no_category_means_benign(reward: BankReward) -> None:
     full = reward([chat("Hi")], [chat("plan: answer #### Sure.", "assistant")], [[1]])
     assert full == pytest.approx([float(reward.bank.score(["Hi"], ["Sure."], [True], [-1]))], abs=1e-6)
