@@ -228,7 +228,8 @@ class _Builder:
         drawn = []
         for group in _GROUPS:
             drawer = self._drawer(candidates, group, split)
-            found = self._fill(drawer, self._wanted(group, split), short=True)
+            wanted = self._wanted(group, split)
+            found = self._fill(drawer, wanted, short=True) or self._fill(drawer, wanted)
             self._check_count(drawer, found, group, split)
             drawn += found
         return drawn

@@ -59,6 +59,9 @@ def test_a_split_that_takes_all_there_is_keeps_the_shares() -> None:
         assert [c.raw.weak_map for c in drawn].count(True) == 3
         assert len(drawn) == 13
     assert len(drawer.draw(12, short=True)) == 12  # enough: the first twelve, three of them weak
+    alone = Drawer(rows[:10], max_weak=0.25, max_synthetic=0.5)
+    assert alone.draw(None, short=True) == []  # the stage then asks without it: a split may not be empty
+    assert len(alone.draw(None)) == 2
 
 
 def test_imbalanced_counts_by_hand() -> None:
