@@ -51,9 +51,7 @@ def draw_intervals(
                     )
             axes.set_title(title)
             axes.set_xlabel("%")
-            axes.set_ylim(len(labels) - 0.5, -0.5)
-            axes.set_yticks(range(len(labels)), list(labels))
-            axes.tick_params(axis="y", length=0)
+            _downwards(axes, labels)
         if models:
             from matplotlib.lines import Line2D
 
@@ -69,6 +67,13 @@ def draw_intervals(
             )
         house._save(figure, path)
     return path
+
+
+def _downwards(axes: Any, names: Sequence[str]) -> None:
+    """Write names along the vertical axis, the first on top."""
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_yticks(range(len(names)), list(names))
+    axes.tick_params(axis="y", length=0)
 
 
 def draw_facts(
@@ -116,9 +121,7 @@ def draw_bars(path: Path, panels: Sequence[tuple[str, Mapping[str, float]]], not
                         va="center",
                     )
             axes.set_title(title + notice)
-            axes.set_yticks(range(len(names)), names)
-            axes.set_ylim(len(names) - 0.5, -0.5)
-            axes.tick_params(axis="y", length=0)
+            _downwards(axes, names)
             axes.margins(x=0.12)
         house._save(figure, path)
     return path

@@ -77,9 +77,8 @@ def _encoding(found: Gathered) -> str:
         return ""
     each = 1000 * seconds["score_s"] / count
     return (
-        f"; encoding a sub-sentence takes {each:.1f} ms when it is new and nothing after that, "
-        f"since vectors are "
-        "kept on disk, so that a first run shows more of it than a later one"
+        f"; encoding a sub-sentence takes {each:.1f} ms when it is new and nothing after that, since vectors "
+        "are kept on disk, so that a first run shows more of it than a later one"
     )
 
 

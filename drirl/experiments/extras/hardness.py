@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drirl.compare.names import category_name, escape
+from drirl.experiments.extras.words import vocabulary_of, word_vectors, words_of
 from drirl.experiments.gather import Gathered
 from drirl.experiments.page import MISSING, Section, markdown_table
 from drirl.records import BENIGN, Demo, RolloutGroup, read_jsonl
@@ -24,7 +24,6 @@ __all__ = [
     "delta_ranks",
     "rank_correlation",
     "training_health",
-    "word_vectors",
 ]
 
 Array = NDArray[np.float64]
@@ -239,8 +238,8 @@ def _deltas(found: Gathered, groups: Sequence[RolloutGroup]) -> tuple[dict[str, 
         ("sub_sentences, demo_to_gen", False, "demo_to_gen", encoder.encode),
         ("sub_sentences, symmetric", False, "symmetric", encoder.encode),
         ("simple_cosine", True, "gen_to_demo", encoder.encode),
-        ("sub_sentences, gen_to_demo, word counts", False, "gen_to_demo", word_vectors),
-        ("simple_cosine, word counts", True, "gen_to_demo", word_vectors),
+        ("sub_sentences, gen_to_demo, word counts", False, "gen_to_demo", _counted),
+        ("simple_cosine, word counts", True, "gen_to_demo", _counted),
     ):
         texts = sorted({p for a, b, _ in rows for t in (a, b) for p in pieces(t, whole)})
         vectors = torch.from_numpy(encode(texts)) if texts else torch.zeros(0, 1)
@@ -258,15 +257,10 @@ def _deltas(found: Gathered, groups: Sequence[RolloutGroup]) -> tuple[dict[str, 
     return deltas, [prompt for _, _, prompt in rows]
 
 
-def word_vectors(texts: Sequence[str]) -> NDArray[np.float32]:
-    """Return (n, V) unit vectors of word counts; a text without a word is a zero vector."""
-    words = [re.findall(r"[^\W_]+", text.lower()) for text in texts]
-    place = {word: k for k, word in enumerate(sorted({word for own in words for word in own}))}
-    counts = np.zeros((len(texts), max(1, len(place))), np.float32)
-    for row, own in enumerate(words):
-        for word in own:
-            counts[row, place[word]] += 1
-    return np.asarray(counts / np.maximum(np.linalg.norm(counts, axis=1, keepdims=True), 1e-9), np.float32)
+def _counted(texts: Sequence[str]) -> NDArray[np.float32]:
+    """Return (n, V) unit vectors of word counts, in place of an encoder's."""
+    words = [words_of(text) for text in texts]
+    return word_vectors(words, vocabulary_of(words))
 
 
 def rank_correlation(

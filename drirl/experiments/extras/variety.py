@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -12,6 +11,7 @@ import numpy as np
 
 from drirl.compare.names import UNTRAINED, escape
 from drirl.experiments.extras.hardness import _logs, over_seeds
+from drirl.experiments.extras.words import vocabulary_of, word_vectors, words_of
 from drirl.experiments.gather import Gathered
 from drirl.experiments.page import MISSING, Section, markdown_table
 from drirl.records import BENIGN, Demo, EvalItem, RolloutGroup, read_jsonl
@@ -19,7 +19,6 @@ from drirl.text import split_draft
 
 __all__ = ["distinct", "diversity", "entropy", "repeated", "self_bleu2"]
 
-_WORD = re.compile(r"[^\W_]+")
 PAIR = ("dr_irl", "grpo_irl")
 
 
@@ -70,7 +69,7 @@ def diversity(found: Gathered, target: Path) -> Section:
     return Section(f"{text}\n\n{_over_training(found, demos)}", answers)
 
 
-def _over_training(found: Gathered, demos: np.ndarray | None) -> str:
+def _over_training(found: Gathered, demos: _Demos | None) -> str:
     """Tabulate the same figures of the samples drawn in the recorded updates, harm categories only."""
     lines = []
     for model in found.models:
@@ -130,8 +129,8 @@ def entropy(found: Gathered, target: Path) -> Section:
     return Section(f"## Entropy over training\n\n![entropy]({path.name})\n\n{table}\n\n{note}")
 
 
-def _figures(replies: Sequence[str], demos: np.ndarray | None) -> list[float]:
-    words = [_WORD.findall(reply.lower()) for reply in replies]
+def _figures(replies: Sequence[str], demos: _Demos | None) -> list[float]:
+    words = [words_of(reply) for reply in replies]
     return [
         distinct(words, 1),
         distinct(words, 2),
@@ -174,42 +173,26 @@ def self_bleu2(words: Sequence[Sequence[str]]) -> float:
     return float(np.mean(shares)) if shares else 0.0
 
 
-_Vocabulary = dict[str, int]
+_Demos = tuple[dict[str, int], np.ndarray]
+"""The vocabulary of the demonstrations, and their (n, V) vectors."""
 
 
-def _demo_vectors(found: Gathered) -> np.ndarray | None:
+def _demo_vectors(found: Gathered) -> _Demos | None:
     path = found.plan.params.run.out / "data" / "demos.jsonl"
     if not path.is_file():
         return None
     texts = [d.answer for d in read_jsonl(path, Demo) if d.category >= 0]
-    words = [_WORD.findall(text.lower()) for text in dict.fromkeys(texts)]
-    _VOCABULARY.clear()
-    for w in words:
-        for token in w:
-            _VOCABULARY.setdefault(token, len(_VOCABULARY))
-    return _vectors(words)
+    words = [words_of(text) for text in dict.fromkeys(texts)]
+    vocabulary = vocabulary_of(words)
+    return vocabulary, word_vectors(words, vocabulary)
 
 
-_VOCABULARY: _Vocabulary = {}
-
-
-def _vectors(words: Sequence[Sequence[str]]) -> np.ndarray:
-    """Return (n, V) unit vectors of word counts; a word no demonstration has counts in the length only."""
-    vectors = np.zeros((len(words), len(_VOCABULARY)), np.float32)
-    lengths = np.zeros(len(words), np.float32)
-    for row, w in enumerate(words):
-        for token, count in Counter(w).items():
-            lengths[row] += count * count
-            if token in _VOCABULARY:
-                vectors[row, _VOCABULARY[token]] = count
-    return vectors / np.sqrt(np.maximum(lengths, 1))[:, None]
-
-
-def _near(words: Sequence[Sequence[str]], demos: np.ndarray) -> float:
-    if not words or not len(demos):
+def _near(words: Sequence[Sequence[str]], demos: _Demos) -> float:
+    vocabulary, theirs = demos
+    if not words or not len(theirs):
         return 0.0
-    own = _vectors(words)
-    best = np.concatenate([(own[i : i + 256] @ demos.T).max(1) for i in range(0, len(own), 256)])
+    own = word_vectors(words, vocabulary)
+    best = np.concatenate([(own[i : i + 256] @ theirs.T).max(1) for i in range(0, len(own), 256)])
     return float((best >= 0.9).mean())
 
 

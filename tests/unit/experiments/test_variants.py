@@ -14,10 +14,10 @@ from drirl.experiments.extras.hardness import (
     _after_the_first,
     _gains_of_prompts,
     rank_correlation,
-    word_vectors,
 )
 from drirl.experiments.extras.order import misplaced, pairs_of
 from drirl.experiments.extras.variety import _welch, distinct, repeated, self_bleu2
+from drirl.experiments.extras.words import vocabulary_of, word_vectors, words_of
 from drirl.experiments.plan import DataVariant, Plan
 from drirl.experiments.run import _link, run_arms
 from drirl.experiments.variants import build, leave_out, thin_out, wrong_labels
@@ -180,7 +180,8 @@ def test_what_became_of_the_prompts_of_the_middle_update() -> None:
 
 
 def test_word_vectors_by_hand() -> None:
-    found = word_vectors(["A cat, a dog.", "cat", "", "bird"])
+    words = [words_of(text) for text in ("A cat, a dog.", "cat", "", "bird")]
+    found = word_vectors(words, vocabulary_of(words))
     assert found @ found.T == pytest.approx(
         np.array(
             [
