@@ -31,6 +31,10 @@ class BankReward:
         self.benign = benign
         self.__name__ = "bank"
 
+    def rewards(self, category: int) -> bool:
+        """Return whether prompts of the category get a reward at all."""
+        return self.benign or category != BENIGN
+
     def __call__(
         self,
         prompts: Sequence[str | Messages],
@@ -41,7 +45,7 @@ class BankReward:
     ) -> list[float]:
         """Return one reward per completion; see TRL's reward function interface."""
         categories = [BENIGN] * len(prompts) if category is None else list(category)
-        scored = [i for i, own in enumerate(categories) if self.benign or own != BENIGN]
+        scored = [i for i, own in enumerate(categories) if self.rewards(own)]
         rewards = [0.0] * len(categories)
         if scored:
             scores = self.bank.score_completions(

@@ -30,10 +30,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import gather_object
+from datasets import Dataset
 from torch import Tensor
 from trl import GRPOTrainer
 
-from drirl.align.rewards import completion_text, prompt_text
+from drirl.align.rewards import BankReward, completion_text, prompt_text
 from drirl.records import BENIGN, RolloutGroup, read_json, write_json
 from drirl.text import split_draft
 
@@ -167,7 +168,7 @@ class ScaledGRPOTrainer(GRPOTrainer):
 
     def _log_by_category(self, name: str, batch: ScoredBatch, values: Tensor) -> None:
         """Log the mean of per-row ``values`` (B,) for each category in the batch; NaN rows are left out."""
-        categories = gather_object([int(row.get("category", BENIGN)) for row in batch.rows])
+        categories = gather_object([_category(row, BENIGN) for row in batch.rows])
         everything = self.accelerator.gather(values.float().to(self.accelerator.device)).tolist()
         for category in sorted(set(categories)):
             found = [
@@ -189,7 +190,7 @@ class ScaledGRPOTrainer(GRPOTrainer):
             record = RolloutGroup(
                 step=self.state.global_step + 1,
                 prompt_id=str(row.get("prompt_id") or hashlib.sha256(text.encode()).hexdigest()[:16]),
-                category=int(row.get("category", BENIGN)),
+                category=_category(row, BENIGN),
                 completions=list(completions),
                 r_gen=[_rounded(v) for v in rewards],
                 adv=[_rounded(v) for v in scaled],
@@ -209,7 +210,8 @@ class DRIRLTrainer(ScaledGRPOTrainer):
     Args:
         hardness: the coefficient with its running means, which go into checkpoints and come back on resume.
     Raises:
-        ValueError: ``train_dataset`` lacks the column ``category`` or ``demonstration``.
+        ValueError: ``train_dataset`` lacks the column ``category`` or ``demonstration``, or a category is no
+            number.
 
     Attributes:
         found: the factors of the latest batch, of all processes.
@@ -227,6 +229,10 @@ class DRIRLTrainer(ScaledGRPOTrainer):
                 "expected the columns prompt, category and demonstration in train_dataset, found no "
                 f"'{min(missing)}' among {', '.join(sorted(columns))}"
             )
+        if isinstance(self.train_dataset, Dataset):
+            labels = self.train_dataset.select_columns(["prompt", "category"])
+            for i, row in enumerate(labels):
+                _category(row, where=f"row {i}, ")
         self.hardness = hardness
         self._demo_rewards: dict[tuple[str, str], float] = {}
 
@@ -234,7 +240,7 @@ class DRIRLTrainer(ScaledGRPOTrainer):
         """Return alpha of each row, (B,), detached (paper section 5)."""
         size = batch.group_size
         local = [
-            (int(row["category"]), text, row["demonstration"], self._demo_reward(row))
+            (_category(row), text, row["demonstration"], self._demo_reward(row))
             for row, text in zip(batch.rows, batch.completions, strict=True)
         ]
         rows = gather_object(local)  # of all processes, so that every one keeps the same running means
@@ -247,6 +253,7 @@ class DRIRLTrainer(ScaledGRPOTrainer):
             [None if demo is None else split_draft(demo)[1] for _, _, demo, _ in heads],
             (torch.tensor([r[3] for r in rows]) - rewards).view(-1, size),
             valid=rewards.isfinite().view(-1, size),
+            rewarded=[self._rewarded(category) for category, _, _, _ in heads],
         )
         for name, value in self.found.log("drirl/").items():
             self.log_value(name, value)
@@ -286,6 +293,11 @@ class DRIRLTrainer(ScaledGRPOTrainer):
             "alpha": _rounded(float(found.alpha[group])),
         }
 
+    def _rewarded(self, category: int) -> bool:
+        """Return whether prompts of the category get a reward; without one no advantage is there to scale."""
+        functions: list[Any] = self.reward_funcs
+        return any(not isinstance(f, BankReward) or f.rewards(category) for f in functions)
+
     def _demo_reward(self, row: dict[str, Any]) -> float:
         """Return the reward of the row's demonstration, NaN if it has none."""
         if row["demonstration"] is None:
@@ -321,6 +333,22 @@ class DRIRLTrainer(ScaledGRPOTrainer):
             )[0]
             total += weight * (math.nan if value is None else float(value))
         return total
+
+
+def _category(row: dict[str, Any], missing: int | None = None, where: str = "") -> int:
+    """Return the row's category, ``missing`` if it has no such column.
+
+    Raises:
+        ValueError: it is no number.
+    """
+    value = row.get("category", missing)
+    try:
+        return int(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(
+            f"expected a number in the column category (0 to 6, or -1 for benign), found {value!r} in {where}"
+            f"prompt '{prompt_text(row['prompt'])[:40]}'; give the row its category's number, or drop it"
+        ) from None
 
 
 def _rounded(value: float) -> float:

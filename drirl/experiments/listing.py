@@ -171,7 +171,7 @@ def _cost_of(plan: Plan, arms: list[str], experiments: list[str]) -> tuple[float
     for arm in arms:
         for model in plan.arm_models(arm):
             own, known = estimate_arm(plan, arm, model)
-            stages.setdefault(f"{stage_of(plan, arm)}@{model}", []).extend(own)
+            stages.setdefault(stage_of(plan, arm), []).extend(own)
             measured = measured and known
     for reward in _rewards(plan, arms):
         for model in plan.reward_models(reward):

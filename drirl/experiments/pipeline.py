@@ -87,11 +87,34 @@ class _Plain(yaml.SafeDumper):
 
 
 def write_pipeline(plan: Plan) -> Path:
-    """Write ``experiments/dvc.yaml``; return its path."""
+    """Write ``experiments/dvc.yaml``, drop stages that are gone from ``dvc.lock`` beside it; return its path.
+
+    DVC keeps what it once locked and writes the whole lock anew after every stage, in seconds if it is long.
+    """
     path = plan.root / PIPELINE
     with atomic_write(path) as temporary:
         temporary.write_text(render(plan), encoding="utf-8")
+    _drop_locked(path.with_name("dvc.lock"), set(build(plan)["stages"]))
     return path
+
+
+def _drop_locked(path: Path, stages: set[str]) -> None:
+    """Take stages that are none of ``stages`` out of a lock file, which otherwise stays as DVC wrote it."""
+    from ruamel.yaml import YAML
+
+    if not path.is_file():
+        return
+    lock = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    gone = set(lock.get("stages") or {}) - stages
+    if not gone:
+        return
+    writer = YAML()
+    writer.default_flow_style = False
+    text = writer.load(path.read_text(encoding="utf-8"))
+    for name in gone:
+        del text["stages"][name]
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as handle:
+        writer.dump(text, handle)
 
 
 def _data_stage(names: list[str]) -> dict[str, Any]:
@@ -108,6 +131,8 @@ def _data_stage(names: list[str]) -> dict[str, Any]:
 def _reward_stage(plan: Plan, names: list[str]) -> dict[str, Any]:
     changed = [{ARMS: [f"rewards.{name}" for name in names]}]
     sources = list(dict.fromkeys(plan.reward_variant(name).data for name in names))
+    variants = [plan.reward_variant(name) for name in names]
+    begun = any(v.data is None and set(v.set) <= {"reward.iterations"} for v in variants)
     models = _models(plan, [m for name in names for m in plan.reward_models(name)])
     option = "" if models is None else f" --model {models}"
     where = "" if models is None else f"/{models}"
@@ -120,44 +145,44 @@ def _reward_stage(plan: Plan, names: list[str]) -> dict[str, Any]:
             *more.code_of(plan, "reward"),
             *(path for source in sources for path in _data_paths(source)),
             f"{_OUT}/base",
+            *([f"{_OUT}/reward"] if begun else []),  # its first outer iterations are read
         ],
         "outs": [f"{_OUT}/arms/reward-{name}/reward{where}" for name in names],
     }
 
 
 def _stage(plan: Plan, names: list[str]) -> dict[str, Any]:
-    """Return the stage of arms of one kind."""
+    """Return the stage of arms of one kind, on the models that a page needs, all in one pool of processes."""
     arm = plan.arm(names[0])
-    single = _models(plan, plan.arm_models(names[0]))
-    model = "${item.model}" if single is None else single
+    model = _models(plan, plan.arm_models(names[0]))
     if arm.make in ("rescore", "attack"):
-        stage = more.rescore_stage(plan, names, model)
-    elif arm.make == "rerank":
-        stage = more.rerank_stage(plan, arm.of, model)
-    else:
-        stage = _arm_stage(plan, names)
-        return more.route_stage(stage) if arm.make == "route" else stage
-    return {"matrix": {"model": "${run.models}"}, **stage} if single is None else stage
+        return more.rescore_stage(plan, names, model)
+    if arm.make == "rerank":
+        return more.rerank_stage(plan, arm.of, model or "${run.models[0]}")
+    stage = _arm_stage(plan, names)
+    return more.route_stage(stage) if arm.make == "route" else stage
 
 
 def _arm_stage(plan: Plan, names: list[str]) -> dict[str, Any]:
     methods = {name: plan.resolve(name).method for name in names}
     own = [f"arms.{name}" for name in names if name in plan.arms]
-    single = _models(plan, plan.arm_models(names[0]))
-    model = "${item.model}" if single is None else single
+    model = _models(plan, plan.arm_models(names[0]))
+    option = "" if model is None else f" --model {model}"
     data = [path for name in names for path in _data_paths(plan.arm(name).data)]
     rewards = [path for name in names for path in _reward_paths(plan, plan.arm(name), model)]
     outs: list[Any] = []
     for name, method in methods.items():
+        cell = "" if model is None else f"/{model}/{method}"
         outs += [
-            {f"{_OUT}/arms/{name}/align/{model}/{method}": {"persist": True}},
-            f"{_OUT}/arms/{name}/evaluate/{model}/{method}",
+            {f"{_OUT}/arms/{name}/align{cell}": {"persist": True}},
+            f"{_OUT}/arms/{name}/evaluate{cell}",
         ]
-    stage: dict[str, Any] = {
+    return {
         "wdir": "..",
-        "cmd": f"drirl experiments run {' '.join(names)} --model {model}",
+        "cmd": f"drirl experiments run {' '.join(names)}{option}",
         "params": [
             *([{ARMS: own}] if own else []),
+            *(["run.models"] if model is None else []),
             "run.seeds",
             "run.threads",
             "run.device",
@@ -175,20 +200,21 @@ def _arm_stage(plan: Plan, names: list[str]) -> dict[str, Any]:
             "drirl/experiments/run.py",
             *dict.fromkeys([*more.code_of(plan, "align"), *more.code_of(plan, "evaluate")]),
             *dict.fromkeys(data),
-            f"{_OUT}/base/{model}",
+            f"{_OUT}/base" + ("" if model is None else f"/{model}"),
             *dict.fromkeys(rewards),
         ],
         "outs": outs,
     }
-    if single is None:
-        stage = {"matrix": {"model": "${run.models}"}, **stage}
-    return stage
 
 
-def _reward_paths(plan: Plan, arm: Arm, model: str) -> list[str]:
+def _reward_paths(plan: Plan, arm: Arm, model: str | None) -> list[str]:
     """Return the rewards an arm depends on; a variant that is learnt has no static one of its own."""
+    folder = f"{_OUT}/reward"
     if arm.rewards is not None and plan.reward_variant(arm.rewards).make == "learn":
-        return [f"{_OUT}/arms/reward-{arm.rewards}/reward/{model}/irl"]
+        folder = f"{_OUT}/arms/reward-{arm.rewards}/reward"
+        return [folder if model is None else f"{folder}/{model}/irl"]
+    if model is None:
+        return [folder]
     return [f"{_OUT}/reward/{model}/{part}" for part in ("irl", "static")]
 
 

@@ -36,29 +36,35 @@ def _scoring(plan: Plan) -> list[str]:
     return [dep for dep in code_of(plan, "evaluate") if dep not in ("benchmarks", "drirl/evaluate")]
 
 
-def rescore_stage(plan: Plan, names: list[str], model: str) -> dict[str, Any]:
-    """Return the stage of arms that score or attack policies; ``model`` is a name or a template."""
+def rescore_stage(plan: Plan, names: list[str], model: str | None) -> dict[str, Any]:
+    """Return the stage of arms that score or attack policies.
+
+    ``model``: a name or a template; None: every model.
+    """
     sources = {name: plan.resolve(plan.arm(name).of) for name in names}
     policies = []
     for name, source in sources.items():
         folder = _OUT if source.headline else f"{_OUT}/arms/{plan.arm(name).of}"
-        own = f"align/{model}/{source.method}"
-        policies.append(f"{_OUT}/base/{model}" if source.method == "base" else f"{folder}/{own}")
+        own = "align" if model is None else f"align/{model}/{source.method}"
+        base = "base" if model is None else f"base/{model}"
+        policies.append(f"{_OUT}/{base}" if source.method == "base" else f"{folder}/{own}")
+    option, models = ("", ["run.models"]) if model is None else (f" --model {model}", [])
+    cells = {name: "" if model is None else f"/{model}/{s.method}" for name, s in sources.items()}
     if plan.arm(names[0]).make == "attack":
         settings, code = ["attack"], ["drirl/attack", *_scoring(plan)]
     else:
         settings, code = ["data.root", "evaluate"], code_of(plan, "evaluate")
     return {
         "wdir": "..",
-        "cmd": f"drirl experiments run {' '.join(names)} --model {model}",
-        "params": [{ARMS: [f"arms.{name}" for name in names]}, "run.seeds", *_HARDWARE, *settings],
+        "cmd": f"drirl experiments run {' '.join(names)}{option}",
+        "params": [{ARMS: [f"arms.{name}" for name in names]}, "run.seeds", *models, *_HARDWARE, *settings],
         "deps": [
             *(f"drirl/experiments/{part}.py" for part in ("jobs", "more", "run")),
             *code,
             _PROMPTS,
             *dict.fromkeys(policies),
         ],
-        "outs": [f"{_OUT}/arms/{name}/evaluate/{model}/{s.method}" for name, s in sources.items()],
+        "outs": [f"{_OUT}/arms/{name}/evaluate{cell}" for name, cell in cells.items()],
     }
 
 

@@ -34,7 +34,8 @@ def make_data(plan: Plan, names: Sequence[str]) -> None:
 def make_rewards(plan: Plan, names: Sequence[str], models: Sequence[str] | None = None) -> None:
     """Learn reward variants, models and variants side by side, under ``out/arms/reward-<name>/reward``.
 
-    A variant has no static reward of its own: none of its arms asks for one.
+    A variant has no static reward of its own: none of its arms asks for one. Outer iterations that the
+    headline has finished with the same settings, data and base are read, not run again.
 
     Raises:
         DrirlError: unknown name, or as :func:`drirl.reward.stage.run`.
@@ -52,7 +53,8 @@ def make_rewards(plan: Plan, names: Sequence[str], models: Sequence[str] | None 
         for model in chosen:
             _known_model(plan, model)
         run = params.run.model_copy(update={"models": chosen})
-        jobs += stage.jobs_of(params.model_copy(update={"run": run}), static=False)
+        known = plan.params.run.out
+        jobs += stage.jobs_of(params.model_copy(update={"run": run}), static=False, known=known)
     if jobs:
         stage.run_jobs(jobs, workers=_workers(plan), threads=plan.params.run.threads)
 

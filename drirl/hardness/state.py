@@ -159,6 +159,7 @@ class Hardness:
         gaps: Tensor,
         valid: Tensor | None = None,
         update: bool = True,
+        rewarded: Sequence[bool] | None = None,
     ) -> HardnessBatch:
         """Compute the factors of one batch, then update the running means.
 
@@ -170,12 +171,14 @@ class Hardness:
             valid: (P, G) whether the completion's own reward is finite. Without it, a gap that is not
                 finite means that, unless the whole row is so: then the demonstration's reward is missing.
             update: False leaves the state as it was (a dry run).
+            rewarded: P; False for prompts that get no reward at all, so that only the KL term acts on them.
+                Their alpha is 1, and they enter no mean and no control. Default: all True.
         Raises:
             ValueError: shapes that do not fit together.
         """
         settings = self.settings
         shape = (len(categories), len(completions[0]) if completions else 0)
-        _check(shape, categories, completions, demonstrations, gaps, valid)
+        _check(shape, categories, completions, demonstrations, gaps, valid, rewarded)
         gap = gaps.detach().to("cpu", torch.float64)
         gap = gap.where(gap.isfinite(), math.nan)  # (P, G)
         if valid is None:
@@ -184,7 +187,8 @@ class Hardness:
             ok = valid.detach().to("cpu", torch.bool)
             gap = gap.where(ok, math.nan)
         skip = ok.sum(dim=1) < 2  # (P,)
-        use = ok & ~skip[:, None]  # (P, G)
+        scaled = torch.ones_like(skip) if rewarded is None else torch.tensor(list(rewarded), dtype=torch.bool)
+        use = ok & (scaled & ~skip)[:, None]  # (P, G)
         splits = self._split(completions, demonstrations)
         delta, empty, no_demo, cut = self._dissimilarities(completions, demonstrations)
 
@@ -231,9 +235,10 @@ class Hardness:
                 "masked_share": masked,
             }
 
-        alpha, raw, weights = self._combine(d_prompt, m_prompt, d_each, use, skip)
+        alpha, raw, weights = self._combine(d_prompt, m_prompt, d_each, use, scaled & ~skip)
         if settings.drop_masked:
             weights = weights.where(mask | gap.isnan(), 0.0)
+        weights = weights.where(scaled[:, None] | skip[:, None] | ~ok, 1.0)
         for category, row in measured.items():
             rows = (prompts == category) & ~skip
             row["alpha_D"], row["alpha_M"] = _mean(d_prompt[rows]), _mean(m_prompt[rows])
@@ -387,13 +392,16 @@ class Hardness:
         return c.fixed_mask(gaps, centre, settings.tau)
 
     def _combine(
-        self, d_prompt: Tensor, m_prompt: Tensor, d_each: Tensor, use: Tensor, skip: Tensor
+        self, d_prompt: Tensor, m_prompt: Tensor, d_each: Tensor, use: Tensor, part: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return alpha (P,), alpha before control and clamp (P,), weights (P, G)."""
+        """Return alpha (P,), alpha before control and clamp (P,), weights (P, G).
+
+        ``part`` (P,) are the prompts of ``use`` (P, G); all others have alpha 1.
+        """
         how, weight = self.settings.combine, self.settings.weight
-        raw = c.combine(d_prompt, m_prompt, how, weight).where(~skip, 1.0)
+        raw = c.combine(d_prompt, m_prompt, how, weight).where(part, 1.0)
         if not self.settings.per_completion:
-            alpha = self._control(raw, ~skip)
+            alpha = self._control(raw, part)
             return alpha, raw, alpha[:, None].expand_as(use).where(use, 0.0)
         each = c.combine(d_each, m_prompt[:, None].expand_as(d_each), how, weight)  # (P, G)
         raw = _row_means(each, use)
@@ -459,6 +467,7 @@ def _check(
     demonstrations: Sequence[str | None],
     gaps: Tensor,
     valid: Tensor | None,
+    rewarded: Sequence[bool] | None,
 ) -> None:
     sizes = {len(categories), len(completions), len(demonstrations)}
     if len(sizes) != 1 or any(len(group) != shape[1] for group in completions):
@@ -469,3 +478,5 @@ def _check(
     for name, tensor in (("gaps", gaps), ("valid", valid)):
         if tensor is not None and tuple(tensor.shape) != shape:
             raise ValueError(f"expected {name} of shape {shape}, found {tuple(tensor.shape)}")
+    if rewarded is not None and len(rewarded) != shape[0]:
+        raise ValueError(f"expected rewarded for {shape[0]} prompts, found {len(rewarded)}")

@@ -26,7 +26,7 @@ from drirl.packs import PACK, Pack, lay_out
 from drirl.records import atomic_dir, read_json, write_json
 from drirl.text import split_draft
 
-__all__ = ["ALL", "Head", "RewardBank", "load_trunk", "read_arguments"]
+__all__ = ["ALL", "Head", "RewardBank", "check_tokens", "load_trunk", "read_arguments"]
 
 ALL = "all"
 """Name of the head of a single reward for every prompt."""
@@ -115,7 +115,7 @@ class RewardBank(nn.Module):
         """Read a folder written by :meth:`save`, of whatever sharing (:mod:`drirl.reward.sharing`).
 
         Raises:
-            DrirlError: the folder is missing, incomplete, or its heads do not fit its trunk.
+            DrirlError: the folder is missing, incomplete, or its heads or its tokenizer do not fit its trunk.
         """
         folder = Path(path)
         if (folder / "sharing.json").is_file():
@@ -123,7 +123,9 @@ class RewardBank(nn.Module):
 
             return load_shared(folder, device)
         arguments = read_arguments(folder, "config.json")
-        bank = cls(load_trunk(folder), *arguments)
+        trunk = load_trunk(folder)
+        check_tokens(folder, arguments[0], trunk)
+        bank = cls(trunk, *arguments)
         bank.load_heads(folder / "heads.safetensors")
         return bank.to(device).eval()
 
@@ -384,6 +386,25 @@ def read_arguments(folder: Path, *more: str) -> tuple[Any, list[Head], str, dict
             raise DrirlError(f"{folder} is not a reward bank: {name} is missing; run the stage 'reward'")
     values = read_json(folder / "bank.json")
     return load_tokenizer(folder), values["heads"], values["input_mode"], values["info"]
+
+
+def check_tokens(folder: Path, tokenizer: Any, *models: Any) -> None:
+    """Check that every token has a row in the embedding of each model; rows too many are padding.
+
+    Added tokens besides the marks of beginning, end and padding are left out: some models have some that no
+    chat uses, and no row for them.
+
+    Raises:
+        DrirlError: the tokenizer has tokens beyond an embedding.
+    """
+    marks = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]
+    tokens = 1 + max([tokenizer.vocab_size - 1, *(mark for mark in marks if mark is not None)])
+    rows = min(len(model.get_input_embeddings().weight) for model in models)
+    if tokens > rows:
+        raise DrirlError(
+            f"{folder}: its tokenizer has {tokens} tokens, the embedding of its trunk {rows} rows; copy "
+            "tokenizer and trunk of one model, or resize the policy's embedding and run the stage 'reward'"
+        )
 
 
 def load_trunk(path: str | Path, revision: str | None = None) -> Any:

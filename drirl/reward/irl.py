@@ -21,6 +21,7 @@ from drirl.reward.bank import RewardBank
 from drirl.reward.fit import FitLog, calibrate, fit, rows_of
 from drirl.reward.items import Item, Reply, demonstration, reply_part, similarity, verdict
 from drirl.reward.negatives import Negatives
+from drirl.reward.outer import Kept, Outer
 from drirl.reward.policy import Policy
 from drirl.reward.settings import RewardSettings
 from drirl.text import SEPARATOR, split_draft
@@ -31,6 +32,27 @@ Progress = Callable[[str], None]
 
 FORMAT_GAP = 0.1
 """``input_mode: full``: largest share of demonstrations with a draft above that of the policy's samples."""
+
+
+@dataclass
+class Passed:
+    """A policy of an iteration that was read, not run: its name alone."""
+
+    name: str
+
+    def sample(self, items: Sequence[Item], count: int, seed: int) -> list[list[Completion]]:
+        """Raise: there are no weights."""
+        raise DrirlError(f"policy '{self.name}' of an outer iteration was not made again")
+
+    def updated(
+        self,
+        items: Sequence[Item],
+        reward: Callable[[Sequence[Item], Sequence[Completion]], Tensor],
+        name: str,
+        seed: int,
+    ) -> Policy:
+        """Raise: there are no weights."""
+        raise DrirlError(f"policy '{self.name}' of an outer iteration was not made again")
 
 
 @dataclass
@@ -112,6 +134,8 @@ def learn(
     seed: int,
     negatives: tuple[Negatives, Negatives] | None = None,
     progress: Progress = lambda text: None,
+    known: Outer | None = None,
+    done: Callable[[int, Kept, Outcome], None] = lambda t, kept, outcome: None,
 ) -> Outcome:
     """Run T_irl outer iterations; the bank is trained in place.
 
@@ -120,6 +144,8 @@ def learn(
         policy: the reference policy pi_0.
         train, val: items with demonstrations; a prompt may stand several times with different demonstrations.
         negatives: makers of hard negatives for train and val; made here if not given.
+        known: finished first iterations, which are read and not run again; results are the same.
+        done: called after each iteration that was run; the bank is calibrated then.
     Raises:
         DrirlError: nothing to fit on, a loss or reward that is not finite, or ``input_mode: full`` with a
             policy that does not write drafts as the demonstrations do.
@@ -130,44 +156,66 @@ def learn(
         negatives = Negatives(train, settings.input_mode), Negatives(val, settings.input_mode)
     outcome = Outcome(bank, items=train)
     reference = policy
+    ready = 0 if known is None else len(known)
     for t in range(settings.iterations):
         base_seed = seed + 1000 * t
-        progress(f"irl {t}: {settings.samples} samples for {len(train)} prompts from '{policy.name}'")
-        if settings.update == "reweight" and t > 0:
-            samples = _resampled(bank, train, outcome.samples[0], t, settings, base_seed)
-            val_samples = _resampled(bank, val, outcome.val_samples[0], t, settings, base_seed + 1)
+        kept = known.load(t, bank) if known is not None and t < ready else None
+        if kept is not None:
+            progress(f"irl {t}: read, not run again")
+            samples, val_samples = kept.samples, kept.val_samples
         else:
-            samples = sample_replies(policy, train, settings.samples, base_seed, t, settings)
-            val_samples = sample_replies(policy, val, settings.samples, base_seed + 1, t, settings)
-        if settings.input_mode == "full" and t == 0:
-            _check_format(train, samples)
-        if settings.anchor and t > 0:
-            samples = _anchored(bank, train, samples)
+            progress(f"irl {t}: {settings.samples} samples for {len(train)} prompts from '{policy.name}'")
+            samples, val_samples = _drawn(bank, policy, (train, val), outcome, t, settings, base_seed)
         outcome.policies.append(policy)
         outcome.samples.append(samples)
         outcome.val_samples.append(val_samples)
         candidates = _candidates(train, outcome.samples, negatives[0], settings, base_seed + 2)
         val_candidates = _candidates(val, outcome.val_samples, negatives[1], settings, base_seed + 3)
         outcome.pairs += _pairs(train, candidates, policy.name, t, settings, seed)
-        progress(f"irl {t}: fitting {settings.steps} steps")
-        bank.mu.zero_()
-        bank.scale.fill_(1.0)
-        outcome.logs.append(
-            fit(
-                bank,
-                rows_of(bank, train, candidates),
-                rows_of(bank, val, val_candidates),
-                settings,
-                steps=settings.steps,
-                seed=base_seed + 4,
-            )
-        )
-        calibrate(bank, val, val_samples)
+        if kept is not None:
+            outcome.logs.append(kept.log)
+        else:
+            progress(f"irl {t}: fitting {settings.steps} steps")
+            bank.mu.zero_()
+            bank.scale.fill_(1.0)
+            rows, val_rows = rows_of(bank, train, candidates), rows_of(bank, val, val_candidates)
+            log = fit(bank, rows, val_rows, settings, steps=settings.steps, seed=base_seed + 4)
+            outcome.logs.append(log)
+            calibrate(bank, val, val_samples)
+            done(t, Kept(samples, val_samples, log), outcome)
         outcome.snapshots.append(bank.snapshot())
         if t + 1 < settings.iterations and settings.update == "grpo":
-            progress(f"irl {t}: moving the policy by {settings.policy.steps} GRPO steps on this reward")
-            policy = reference.updated(train, reward_function(bank), f"irl{t + 1}", base_seed + 5)
+            name = f"irl{t + 1}"
+            if t + 1 < ready and t + 2 < settings.iterations:  # nobody samples from it any more
+                policy = Passed(name)
+            else:
+                progress(f"irl {t}: moving the policy by {settings.policy.steps} GRPO steps on this reward")
+                policy = reference.updated(train, reward_function(bank), name, base_seed + 5)
     return outcome
+
+
+def _drawn(
+    bank: RewardBank,
+    policy: Policy,
+    items: tuple[Sequence[Item], Sequence[Item]],
+    outcome: Outcome,
+    t: int,
+    settings: RewardSettings,
+    seed: int,
+) -> tuple[list[list[Reply]], list[list[Reply]]]:
+    """Return the judged samples of iteration ``t`` for train and val."""
+    train, val = items
+    if settings.update == "reweight" and t > 0:
+        samples = _resampled(bank, train, outcome.samples[0], t, settings, seed)
+        val_samples = _resampled(bank, val, outcome.val_samples[0], t, settings, seed + 1)
+    else:
+        samples = sample_replies(policy, train, settings.samples, seed, t, settings)
+        val_samples = sample_replies(policy, val, settings.samples, seed + 1, t, settings)
+    if settings.input_mode == "full" and t == 0:
+        _check_format(train, samples)
+    if settings.anchor and t > 0:
+        samples = _anchored(bank, train, samples)
+    return samples, val_samples
 
 
 def _check_format(items: Sequence[Item], samples: Sequence[Sequence[Reply]]) -> None:

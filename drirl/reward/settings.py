@@ -57,6 +57,9 @@ class RewardSettings(Section):
     )
     adapters: AdapterSettings = AdapterSettings()
     iterations: int = Field(2, ge=1, description="outer IRL iterations, T_irl")
+    keep_iterations: bool = Field(
+        False, description="keep every finished outer iteration, for rewards that begin alike"
+    )
     prompts_per_category: int | None = Field(
         None, gt=0, description="training prompts a harm category adds to an iteration; None: all"
     )

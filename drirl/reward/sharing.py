@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from drirl.errors import DrirlError, nearest
 from drirl.packs import Pack
 from drirl.records import BENIGN, read_json, write_json
-from drirl.reward.bank import ALL, Head, RewardBank, load_trunk, read_arguments
+from drirl.reward.bank import ALL, Head, RewardBank, check_tokens, load_trunk, read_arguments
 from drirl.reward.items import HARM_CATEGORIES
 from drirl.reward.settings import AdapterSettings, RewardSettings
 
@@ -309,18 +309,23 @@ def load_shared(path: str | Path, device: str | torch.device = "cpu") -> RewardB
     """
     folder = Path(path)
     arguments = read_arguments(folder, DESCRIPTION)
-    about, heads = read_json(folder / DESCRIPTION), arguments[1]
+    about, (tokenizer, heads, *_) = read_json(folder / DESCRIPTION), arguments
     bank: RewardBank
     if about["kind"] == "adapters":
         adapters = AdapterSettings.model_validate(about["adapters"])
-        bank = AdapterBank(load_trunk(folder), *arguments, adapters=adapters)
+        trunk = load_trunk(folder)
+        check_tokens(folder, tokenizer, trunk)
+        bank = AdapterBank(trunk, *arguments, adapters=adapters)
         bank.load_adapters(folder / "adapters.safetensors")
     elif about["kind"] == "separate":
-        bank = SeparateBank([load_trunk(folder / f"trunk{head}") for head in heads], *arguments)
+        trunks = [load_trunk(folder / f"trunk{head}") for head in heads]
+        check_tokens(folder, tokenizer, *trunks)
+        bank = SeparateBank(trunks, *arguments)
     elif about["kind"] == "implicit":
         from drirl.reward.implicit import ImplicitBank, load_causal
 
         policy, reference = load_causal(folder), load_causal(folder / "reference")
+        check_tokens(folder, tokenizer, policy, reference)
         bank = ImplicitBank(policy, *arguments, reference=reference, beta=float(about["beta"]))
     else:
         known = nearest(str(about["kind"]), ["adapters", "implicit", "separate"])

@@ -4,15 +4,22 @@ them.
 
 from __future__ import annotations
 
+import resource
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from drirl.config import Params
 from drirl.records import BENIGN, write_json, write_jsonl
 from drirl.reward.settings import RewardSettings
+
+if TYPE_CHECKING:
+    from drirl.resources import Meter
+    from drirl.reward.irl import Outcome
+    from drirl.reward.outer import Counts, Kept, Outer
 
 __all__ = ["Job", "jobs_of", "run", "run_jobs"]
 
@@ -21,7 +28,8 @@ __all__ = ["Job", "jobs_of", "run", "run_jobs"]
 class Job:
     """The rewards of one base model; plain values, so that it travels to another process.
 
-    ``static``: learn the static reward too.
+    ``static``: learn the static reward too. ``known``: the rewards' folder of another run, whose outer
+    iterations are read where they are the same.
     """
 
     model: str
@@ -30,10 +38,13 @@ class Job:
     seed: int
     device: str
     static: bool = True
+    known: Path | None = None
 
 
 def run(params: Params) -> None:
     """Write ``out/reward/<model>/{irl/, static/, report.json, pairs.jsonl}`` for every model.
+
+    With ``reward.keep_iterations`` there is ``outer/`` too, the finished outer iterations.
 
     The models run side by side as processes.
 
@@ -43,12 +54,15 @@ def run(params: Params) -> None:
     run_jobs(jobs_of(params), workers=params.run.workers, threads=params.run.threads)
 
 
-def jobs_of(params: Params, *, static: bool = True) -> list[Job]:
-    """Return a job per base model; without ``static`` there is no static reward, nor a report on it."""
-    return [
-        Job(model, params.run.out, params.reward, params.run.seed, params.run.device, static)
-        for model in params.run.models
-    ]
+def jobs_of(params: Params, *, static: bool = True, known: Path | None = None) -> list[Job]:
+    """Return a job per base model.
+
+    Args:
+        static: False: no static reward, nor a report on it.
+        known: ``run.out`` of a run whose finished outer iterations are read where they are the same.
+    """
+    run = params.run
+    return [Job(model, run.out, params.reward, run.seed, run.device, static, known) for model in run.models]
 
 
 def run_jobs(jobs: Sequence[Job], *, workers: int, threads: int) -> None:
@@ -71,6 +85,7 @@ def _run_model(job: Job) -> None:
     from drirl.reward.implicit import ImplicitBank, SelfPlay, implicit_settings
     from drirl.reward.irl import learn
     from drirl.reward.items import limits_of, load_items, pick
+    from drirl.reward.outer import Counts
     from drirl.reward.policy import LanguagePolicy
     from drirl.reward.report import draw_held_out, held_out_report, table
     from drirl.reward.sharing import make_rewards, make_static
@@ -103,11 +118,22 @@ def _run_model(job: Job) -> None:
         batch_size=settings.sample_batch,
     )
     bank = make_rewards(path, settings, device=device, revision=revision, seed=seed)
+    known: Outer | None = None
     if isinstance(bank, ImplicitBank):
         own = implicit_settings(settings)
         outcome = learn(bank, SelfPlay(bank, policy), train, val, own, seed=seed, progress=progress)
     else:
-        outcome = learn(bank, policy, train, val, settings, seed=seed, progress=progress)
+        kept = outer_of(job, job.out, path, revision)
+        if job.known is not None:
+            known = outer_of(job, job.known, path, revision)
+
+        def done(t: int, iteration: Kept, outcome: Outcome) -> None:
+            if settings.keep_iterations and job.known is None:
+                kept.keep(t, bank, iteration, _spent(meter, outcome))
+
+        outcome = learn(
+            bank, policy, train, val, settings, seed=seed, progress=progress, known=known, done=done
+        )
     progress("held-out report")
     policies: list[tuple[str, Any]] = [("sample", outcome.policies[0])]
     if len(outcome.policies) > 1:
@@ -130,12 +156,14 @@ def _run_model(job: Job) -> None:
             for t, found in enumerate(reports)
         ],
     }
-    meter.updates = sum(log.steps for log in outcome.logs)
+    read = 0 if known is None else min(len(known), settings.iterations)
+    before = known.counts(read - 1) if known is not None and read else Counts()
+    spent = _spent(meter, outcome)
+    meter.updates = sum(log.steps for log in outcome.logs) + spent.updates + before.updates
     meter.trained_tokens = sum(log.tokens for log in outcome.logs)
-    for moved in {id(p): p for p in outcome.policies}.values():
-        meter.updates += getattr(moved, "updates", 0)
-        meter.generated_tokens += getattr(moved, "generated_tokens", 0)
-    cpu_s = meter.write(job.out)["cpu_s"]
+    meter.generated_tokens = spent.generated_tokens + before.generated_tokens
+    meter.started -= before.wall_s
+    cpu_s = meter.write(job.out, since_cpu_s=-before.cpu_s, iterations_read=read)["cpu_s"] - before.cpu_s
 
     if job.static:
         progress("static reward")
@@ -150,6 +178,37 @@ def _run_model(job: Job) -> None:
         meter.updates, meter.trained_tokens = static_log.steps, static_log.tokens
         meter.write(job.out, since_cpu_s=cpu_s)
     write_json(folder / "report.json", report)
+
+
+def outer_of(job: Job, out: Path, base: str, revision: str | None) -> Outer:
+    """Return the outer iterations of the rewards that a run in ``out`` learns from this data and base."""
+    from drirl.data.split import HALVES_FILE
+    from drirl.reward.outer import Outer, digest, identity
+
+    data = [job.out / "data" / name for name in ("prompts.jsonl", "demos.jsonl", HALVES_FILE)]
+    folder = Path(base)
+    about = identity(
+        job.settings.model_dump(mode="json"),
+        seed=job.seed,
+        data=digest(path for path in data if path.is_file()),
+        base=digest(p for p in folder.iterdir() if p.is_file()) if folder.is_dir() else f"{base}@{revision}",
+    )
+    counts = out / "cost" / "reward" / f"{job.model}__outer"
+    return Outer(out / "reward" / job.model / "outer", counts, about)
+
+
+def _spent(meter: Meter, outcome: Outcome) -> Counts:
+    """Return what this process has spent so far; updates are those of policies."""
+    from drirl.reward.outer import Counts
+
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    moved = {id(policy): policy for policy in outcome.policies}.values()
+    return Counts(
+        cpu_s=round(usage.ru_utime + usage.ru_stime, 3),
+        wall_s=round(time.perf_counter() - meter.started, 3),
+        updates=sum(getattr(policy, "updates", 0) for policy in moved),
+        generated_tokens=sum(getattr(policy, "generated_tokens", 0) for policy in moved),
+    )
 
 
 def _records(job: Job, bank: Any, report: dict[str, Any]) -> list[dict[str, Any]]:

@@ -53,9 +53,12 @@ def learn_static(
 ) -> FitLog:
     """Fit a bank with the single head "all" in place, and calibrate it.
 
+    The loss is the logistic one (Bradley-Terry), whatever ``settings.loss`` gives the category rewards.
+
     Args:
         samples, val_samples: judged samples of the reference policy (items x K).
     """
+    settings = settings.model_copy(update={"loss": "logistic"})
     rows = rows_of(bank, train, preferences(train, samples, settings, seed))
     val_rows = rows_of(bank, val, preferences(val, val_samples, settings, seed + 1))
     log = fit(bank, rows, val_rows, settings, steps=settings.static.steps, seed=seed + 2)

@@ -12,9 +12,11 @@ import torch
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
+from drirl.align.rewards import BankReward
 from drirl.align.trainer import DRIRLTrainer, ScaledGRPOTrainer, ScoredBatch
 from drirl.hardness.settings import HardnessSettings
 from drirl.hardness.state import Hardness
+from drirl.reward.bank import RewardBank
 
 G = 3
 PROMPTS = [
@@ -51,7 +53,14 @@ def dataset(repeat: int = 1) -> Dataset:
     return Dataset.from_list(rows * repeat)
 
 
-def build(cls: type[GRPOTrainer], policy: Path, out: Path, reward: Any = spread, **kwargs: Any) -> Any:
+def build(
+    cls: type[GRPOTrainer],
+    policy: Path,
+    out: Path,
+    reward: Any = spread,
+    rows: Dataset | None = None,
+    **kwargs: Any,
+) -> Any:
     arguments = GRPOConfig(
         str(out),
         seed=11,
@@ -71,7 +80,8 @@ def build(cls: type[GRPOTrainer], policy: Path, out: Path, reward: Any = spread,
         report_to="none",
         disable_tqdm=True,
     )
-    return cls(model=str(policy), reward_funcs=reward, args=arguments, train_dataset=dataset(2), **kwargs)
+    rows = dataset(2) if rows is None else rows
+    return cls(model=str(policy), reward_funcs=reward, args=arguments, train_dataset=rows, **kwargs)
 
 
 def fit(*args: Any, **kwargs: Any) -> tuple[dict[str, torch.Tensor], list[float], Any]:
@@ -202,6 +212,44 @@ def test_evaluation_leaves_running_means_alone(tiny_policy: Path, tmp_path: Path
     trainer._generate_and_score_completions([row for row in dataset() for _ in range(G)])
     assert hardness.step == 0
     assert trainer.generated_tokens == 0
+
+
+@pytest.mark.parametrize("control", ["shuffled", "constant"])
+def test_benign_prompts_without_a_reward_have_alpha_one(
+    tiny_policy: Path, banks: Path, tmp_path: Path, control: str
+) -> None:
+    """``align.shared.benign_reward: false``: nothing to scale, and no part in what the others get."""
+    trainers = []
+    for rewarded, arm in ((True, "none"), (False, "none"), (False, control)):
+        hardness = Hardness(HardnessSettings(control=arm), WordVectors())
+        hardness.gap_means, hardness.delta_means = {2: 0.0, -1: 1.0, 0: 0.0}, {2: 0.2, -1: 0.4, 0: 0.3}
+        reward = BankReward(RewardBank.load(banks / "irl"), [1], benign=rewarded)
+        trainers.append(build(DRIRLTrainer, tiny_policy, tmp_path, reward, hardness=hardness))
+        out = rollout(trainers[-1])
+    scored, plain, other = (trainer.found.alpha for trainer in trainers)
+    assert scored[1] != 1.0
+    assert plain[1] == other[1] == 1.0
+    assert out["advantages"].view(-1, G)[1].tolist() == [0.0] * G
+    harmful = [0, 2]
+    assert other[harmful].mean().item() == pytest.approx(plain[harmful].mean().item(), rel=1e-6)
+    assert plain[0] != plain[2]
+    if control == "constant":
+        assert other[0] == other[2]
+
+
+@pytest.mark.parametrize("value", [None, "Insult", math.nan])
+def test_a_category_that_is_no_number_is_named(tiny_policy: Path, tmp_path: Path, value: Any) -> None:
+    hardness = Hardness(HardnessSettings(), WordVectors())
+    found = rf"expected a number in the column category .*, found {value!r} in "
+    rows = [{**row, "category": value} for row in dataset()]
+    whole = [{**rows[0], "category": "0" if isinstance(value, str) else 0}, *rows[1:]]
+    with pytest.raises(ValueError, match=found + r"row 1, prompt 'How do I bake\?'; give the row"):
+        build(DRIRLTrainer, tiny_policy, tmp_path, rows=Dataset.from_list(whole), hardness=hardness)
+    for cls, more in ((ScaledGRPOTrainer, {}), (DRIRLTrainer, {"hardness": hardness})):
+        trainer = build(cls, tiny_policy, tmp_path, **more)  # rows that come later, from a stream
+        trainer.model.train()
+        with pytest.raises(ValueError, match=found + "prompt 'Tell me how to break in.'; give the row"):
+            trainer._generate_and_score_completions([row for row in rows for _ in range(G)])
 
 
 def test_plain_text_prompts_work_too(tiny_policy: Path, tmp_path: Path) -> None:

@@ -85,6 +85,40 @@ def test_dvc_reads_it() -> None:
     )
     assert done.returncode == 0, done.stderr
     names = [name.rpartition(":")[2] for name in done.stdout.split()]
-    assert "arms-fig4-q06@tiny-llama" in names
+    assert "arms-fig4-q06" in names
     assert "arms-q05" in names
     assert {"table1", "fig5", "q14", "replication"} <= set(names)
+
+
+def test_the_lock_forgets_stages_that_are_gone(plan: Plan, tmp_path: Path) -> None:
+    from drirl.experiments.pipeline import _drop_locked
+
+    lock = tmp_path / "dvc.lock"
+    kept = "  table1:\n    cmd: a\n    outs:\n    - path: x\n      hash: md5\n      md5: '12e45'\n"
+    gone = "  arm-old@tiny-llama:\n    cmd: b\n    params:\n      params.yaml:\n        run.seed: 0\n"
+    lock.write_text(f"schema: '2.0'\nstages:\n{gone}{kept}")
+    _drop_locked(lock, {"table1"})
+    assert lock.read_text() == f"schema: '2.0'\nstages:\n{kept}"
+    before = lock.stat().st_mtime_ns
+    _drop_locked(lock, {"table1", "table2"})
+    assert lock.stat().st_mtime_ns == before
+    _drop_locked(tmp_path / "none.lock", set())
+
+
+def test_the_committed_lock_holds_stages_of_the_pipeline_alone(plan: Plan) -> None:
+    lock = yaml.load((ROOT / "experiments" / "dvc.lock").read_text(), Loader=yaml.CSafeLoader)
+    assert set(lock["stages"]) <= set(build(plan)["stages"])
+
+
+def test_rewards_that_begin_as_the_headlines_wait_for_them(plan: Plan) -> None:
+    stages = build(plan)["stages"]
+    assert "${run.out}/reward" in stages["reward-learning"]["deps"]
+    assert "${run.out}/reward" not in stages["reward-sharing"]["deps"]
+
+
+def test_arms_on_every_model_are_one_stage(plan: Plan) -> None:
+    stage = build(plan)["stages"]["arms-table3-q06"]
+    assert stage["cmd"] == "drirl experiments run weighted_sum"
+    assert "run.models" in stage["params"]
+    assert stage["outs"][0] == {"${run.out}/arms/weighted_sum/align": {"persist": True}}
+    assert {"${run.out}/base", "${run.out}/reward"} <= set(stage["deps"])

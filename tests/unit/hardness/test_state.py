@@ -267,6 +267,30 @@ def test_the_constant_control_has_the_mean_of_dr_irl_in_every_batch() -> None:
     assert constant.gap_means == dr_irl.gap_means
 
 
+@pytest.mark.parametrize("per_completion", [False, True])
+@pytest.mark.parametrize("control", ["none", "inverse", "shuffled", "constant"])
+def test_prompts_without_a_reward_keep_alpha_one_and_enter_no_control(
+    control: str, per_completion: bool
+) -> None:
+    """As if the batch were without them; their advantages are 0, so no other prompt's alpha may go there."""
+
+    def run(batch: tuple[Any, ...], **more: Any) -> tuple[HardnessBatch, Hardness]:
+        hardness = make(control=control, per_completion=per_completion, drop_masked=True)
+        hardness.delta_means = {0: 0.3, 1: 0.6, -1: 0.5}
+        hardness.gap_means = {0: 0.5, 1: 1.5, -1: 0.5}
+        return hardness(*batch, **more), hardness
+
+    harmful = (BATCH[0][:3], BATCH[1][:3], BATCH[2][:3], BATCH[3][:3])
+    assert BATCH[0][3] == -1
+    (alone, left), (batch, kept) = run(harmful), run(BATCH, rewarded=[True, True, True, False])
+    assert batch.weights[3].tolist() == [1.0] * 3
+    assert [float(x[3]) for x in (batch.alpha, batch.alpha_raw, batch.alpha_D, batch.alpha_M)] == [1.0] * 4
+    assert not batch.skip[3]
+    for name in ("alpha", "alpha_raw", "weights", "mask"):
+        assert torch.equal(getattr(batch, name)[:3], getattr(alone, name)), name
+    assert (kept.delta_means, kept.gap_means) == (left.delta_means, left.gap_means)
+
+
 def test_per_completion_and_recentre() -> None:
     values = dict(per_completion=True, combine="only_D")
     batch = arm(**values)

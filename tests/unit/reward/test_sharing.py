@@ -8,6 +8,7 @@ import pytest
 import torch
 from reward_world import world
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
 
 from drirl.errors import DrirlError
 from drirl.reward.bank import RewardBank
@@ -247,6 +248,27 @@ def test_folders_that_are_not_whole(tiny_policy: Path, tmp_path: Path) -> None:
         make_rewards(tiny_policy, _settings("adapters", adapters={"targets": "none_such"}))
     with pytest.raises(ValueError, match="loss 'implicit' has one policy for all categories"):
         _settings("implicit", sharing="adapters")
+
+
+def test_every_token_needs_a_row_of_the_embedding(fitted: RewardBank, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "a")
+    bank = RewardBank.load(tmp_path / "a")
+    rows = len(bank.tokenizer)
+    for model in [m for m in bank.modules() if isinstance(m, PreTrainedModel)]:
+        model.resize_token_embeddings(rows - 1)
+    bank.save(tmp_path / "b")
+    found = f"b: its tokenizer has {rows} tokens, the embedding of its trunk {rows - 1} rows; copy "
+    with pytest.raises(DrirlError, match=found):
+        RewardBank.load(tmp_path / "b")
+
+
+def test_an_embedding_may_have_rows_too_many(tiny_policy: Path, tmp_path: Path) -> None:
+    bank = RewardBank.from_policy(tiny_policy, [0])
+    bank.trunk.resize_token_embeddings(len(bank.tokenizer) + 64)
+    bank.save(tmp_path / "a")
+    again = RewardBank.load(tmp_path / "a")
+    assert len(again.trunk.get_input_embeddings().weight) == len(again.tokenizer) + 64
+    assert again.score(["Hi"], ["Sure."], [True], [0]).isfinite().all()
 
 
 def test_heads_of_another_width_are_refused(fitted: RewardBank, tmp_path: Path) -> None:
