@@ -4,7 +4,7 @@ Two sources of pairs, none of which any reward was trained on: HH-RLHF harmless,
 dialogues; the reply people chose against the one they rejected), and Do-Not-Answer (two models' replies
 to the same question that people labelled as refusing, action 0 and not harmful, and as following it,
 action 5 and harmful). HH-RLHF has no category: its prompts are scored by the mean over the harm
-categories' rewards. Files: docs/paper.md, section 3.
+categories' rewards. Files: docs/data.md.
 """
 
 from __future__ import annotations

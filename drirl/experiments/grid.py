@@ -1,7 +1,7 @@
 """Question 14: every method with the same grid of settings, one seed, scored on the validation split.
 
-The grid is in ``experiments/arms.yaml``; a cell is a combination of its values. Cells run side by side,
-two to a pair of cores, each one process that trains and scores. A cell that is there and whose settings,
+The grid is in ``experiments/arms.yaml``; a cell is a combination of its values. Cells run side by side, one
+more than there are cores, each one process that trains and scores. A cell that is there and whose settings,
 inputs and code are the same is kept, so an interrupted grid goes on. Policies are not kept.
 
 The score is the one of docs/tuning.md: refusal of harmful prompts (mean over levels) less false refusal (mean

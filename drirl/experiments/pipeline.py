@@ -30,8 +30,9 @@ def stage_of(plan: Plan, name: str) -> str:
     """Return the name of the stage that runs an arm.
 
     Arms of a kind that the same pages need share a stage, and its processes: ``arms-fig4-q06``. So do arms
-    that rerank the same policies. No page waits for an arm that it does not show. Arms whose router knows
-    what is harmful have a stage of their own.
+    that rerank the same policies. No page waits for an arm that it does not show; one on a single model waits
+    for the others where another page needs the arm there. Arms whose router knows what is harmful have a
+    stage of their own.
     """
     arm = plan.arm(name)
     if arm.make == "rerank":

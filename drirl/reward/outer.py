@@ -7,6 +7,7 @@ leave it out: the calibrated bank, the judged samples and the log of the fit.
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,12 +28,13 @@ _FREE = {
     "iterations",
     "keep_iterations",
     "report_pairs",
-    "report_prompts",
     "report_rounds",
     "report_split",
     "static",
 }
-"""Settings that leave an iteration as it is: how many there are, and what comes after the last."""
+"""Settings that leave an iteration as it is: how many there are, and what comes after the last.
+
+``report_prompts`` is none: it says which val prompts choose the weights of a fit."""
 
 
 def identity(settings: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -73,7 +75,7 @@ class Kept:
 
 
 class Outer:
-    """Iterations under ``folder``: ``0/``, ``1/``, ... with ``counts/`` beside, which no hash depends on.
+    """Iterations under ``folder``: ``0/``, ``1/``, ...; what they cost is under ``counts``, outside any hash.
 
     Attributes:
         identity: what they depend on (:func:`identity`); kept ones of another identity do not count.
@@ -95,7 +97,10 @@ class Outer:
         return t
 
     def keep(self, t: int, bank: RewardBank, kept: Kept, counts: Counts) -> None:
-        """Write iteration ``t``, each part atomically; iterations of another identity go."""
+        """Write iteration ``t``, each part atomically; iterations of another identity go first."""
+        record = self.folder / "identity.json"
+        if self.folder.is_dir() and not (record.is_file() and read_json(record) == self.identity):
+            shutil.rmtree(self.folder)
         write_json(self.folder / "identity.json", self.identity)
         write_json(self._counts(t), asdict(counts))
         with atomic_dir(self.folder / str(t)) as folder:

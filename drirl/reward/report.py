@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 ACCEPTANCE = {"unsafe_or_broken": 0.95, "hard": 0.85, "wrong": 0.8}
-"""Lowest pairwise accuracies a reward should reach in every group (README, "What it must reach")."""
+"""Lowest pairwise accuracies a reward should reach in every group, those of benign prompts included."""
 _ACCEPTED_HARD = ("repetition", "cut_off", "other_reply", "refusal")
 Array = NDArray[np.float64]
 

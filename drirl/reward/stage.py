@@ -28,7 +28,7 @@ __all__ = ["Job", "jobs_of", "run", "run_jobs"]
 class Job:
     """The rewards of one base model; plain values, so that it travels to another process.
 
-    ``static``: learn the static reward too. ``known``: the rewards' folder of another run, whose outer
+    ``static``: learn the static reward too. ``known``: ``run.out`` of another run, whose outer
     iterations are read where they are the same.
     """
 

@@ -14,8 +14,9 @@ from test_irl import COMPLETIONS, PROMPT, _Exact
 
 from drirl.errors import DrirlError
 from drirl.reward.bank import RewardBank
+from drirl.reward.fit import FitLog
 from drirl.reward.irl import Outcome, learn
-from drirl.reward.outer import Counts, Outer, digest, identity
+from drirl.reward.outer import Counts, Kept, Outer, digest, identity
 from drirl.reward.settings import RewardSettings
 
 SETTINGS = RewardSettings(
@@ -87,10 +88,19 @@ def test_only_the_same_rewards_count(tiny_policy: Path, tmp_path: Path) -> None:
     longer = SETTINGS.model_copy(update={"iterations": 5, "bootstrap": 7})
     assert len(_outer(tmp_path, longer)) == 2
     assert len(_outer(tmp_path, SETTINGS.model_copy(update={"lr": 0.1}))) == 0
+    assert len(_outer(tmp_path, SETTINGS.model_copy(update={"report_prompts": 7}))) == 0  # choose the weights
     assert len(_outer(tmp_path, seed=1)) == 0
     assert len(Outer(tmp_path / "elsewhere", tmp_path / "counts", {})) == 0
     (tmp_path / "counts" / "1.json").unlink()  # what it cost is not known: it is run again
     assert len(_outer(tmp_path)) == 1
+
+
+def test_iterations_of_other_rewards_go(tiny_policy: Path, tmp_path: Path) -> None:
+    _learn(tiny_policy, 2, keep=_outer(tmp_path))
+    other = _outer(tmp_path, seed=1)
+    other.keep(0, RewardBank.from_policy(tiny_policy, [0]), Kept([], [], FitLog()), Counts())
+    assert len(other) == 1
+    assert sorted(path.name for path in other.folder.iterdir()) == ["0", "identity.json"]
 
 
 def test_a_damaged_iteration_is_named(tiny_policy: Path, tmp_path: Path) -> None:
