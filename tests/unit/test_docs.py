@@ -13,7 +13,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
 FILES = sorted(set(re.findall(r"`((?:drirl|baselines|benchmarks|tests)/[\w/]+\.py)(?::\w+)?`", TEXT)))
-NAMES = sorted(set(re.findall(r"`((?:drirl|baselines)/[\w/]+\.py):(\w+)`", TEXT)))
+NAMES = sorted(set(re.findall(r"`((?:drirl|baselines|benchmarks)/[\w/]+\.py):(\w+)`", TEXT)))
 PARAMETERS = sorted(set(re.findall(r"`((?:run|data|base|reward|align|evaluate|compare)\.[\w.]+)`", TEXT)))
 
 
