@@ -5,7 +5,7 @@ The key here is a hash over the weights and tokenizer of the policy, the task's 
 files that make and judge the records, the settings that matter, the rewards, package versions, device and
 number format. An entry is one file, written whole as soon as its task is scored. Within a task the tokens of
 each batch are kept until then, so that an interrupted run loses at most one batch of each policy. The folder
-may be deleted at any time.
+may be deleted whenever nothing is being scored.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Entry:
 
 
 class Batches:
-    """Generated tokens of the batches of one task and policy, kept until the task is scored.
+    """Generated tokens of the batches of one task and one run, kept until the task is scored.
 
     HFLM forms the same batches whenever it is given the same requests, so a batch is generated again as a
     whole or not at all, and what is read from here has the bits that it had.
@@ -111,9 +111,16 @@ class ScoreCache:
         with atomic_write(self._path(key)) as temporary:
             temporary.write_text(f"{head}\n{body}", encoding="utf-8")
 
-    def batches(self, key: str) -> Batches:
-        """Return the place for the batches of a key's task, for as long as it has no entry."""
-        return Batches(self.folder / "batches" / key)
+    def batches(self, key: str, run: str) -> Batches:
+        """Return the place for the batches of a key's task, for as long as it has no entry.
+
+        Each run has its own: policies with the same weights (seeds of a method that does not train) share
+        keys, are scored side by side, and the first that ends clears its batches.
+
+        Args:
+            run: who is scored, :attr:`drirl.evaluate.harness.Subject.run_id`.
+        """
+        return Batches(self.folder / "batches" / f"{key}-{_sha(run)[:16]}")
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.jsonl"

@@ -214,7 +214,7 @@ def score_model(
         for name in names:
             entry = known.get(name)
             if entry is None:
-                batches = cache.batches(keys[name]) if cache is not None else None
+                batches = cache.batches(keys[name], subject.run_id) if cache is not None else None
                 if isinstance(lm, PolicyLM):
                     lm.batches = batches
                 entry = _score_task(tasks.tasks[name], lm, settings, rewards)

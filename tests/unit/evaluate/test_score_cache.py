@@ -150,6 +150,36 @@ def test_an_interrupted_task_goes_on_with_the_next_batch(
     assert not kept.exists()
 
 
+def test_equal_policies_scored_side_by_side_keep_their_own_batches(
+    score: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, restless_policy: Path
+) -> None:
+    def seed(number: int) -> Scored:
+        subject = Subject("toy", "throwaway", number, policy_hash(restless_policy))
+        return score(subject=subject, batch_size=1)
+
+    def kept() -> set[Path]:
+        return set((tmp_path / "scores" / "batches").glob("*/*.json"))
+
+    generate, calls = PolicyLM._generate, 0
+
+    def beside(self: PolicyLM, context: Any, *args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:  # one batch of seed 1 is there; seed 2, with the same keys, runs to its end
+            before = kept()
+            assert len(before) == 1
+            other.append(seed(2))
+            assert kept() == before
+        return generate(self, context, *args, **options)
+
+    other: list[Scored] = []
+    monkeypatch.setattr(PolicyLM, "_generate", beside)
+    one = seed(1)
+    assert [item.raw for item in one.items] == [item.raw for item in other[0].items]
+    assert one.generated_tokens == other[0].generated_tokens
+    assert kept() == set()
+
+
 def test_a_damaged_batch_is_generated_again(tmp_path: Path) -> None:
     batches = Batches(tmp_path / "b")
     batches.put("k", [[1, 2], [3, 4]])
