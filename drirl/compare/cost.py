@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,8 +71,10 @@ def write_costs(out: Path, reports: Path) -> list[Path]:
 
 
 def _markdown(costs: Sequence[Cost]) -> str:
-    stages = list(dict.fromkeys(cost.stage for cost in costs))
-    lines = [_line(stage, [cost for cost in costs if cost.stage == stage]) for stage in stages]
+    def by_stage(stages: Iterable[str]) -> list[list[str]]:
+        found = [(stage, [cost for cost in costs if cost.stage == stage]) for stage in stages]
+        return [_line(stage, of) for stage, of in found if of]
+
     parts = [
         "# Cost",
         "As measured on one machine when each stage last ran; not part of any hash. Time waited is that of "
@@ -80,7 +82,7 @@ def _markdown(costs: Sequence[Cost]) -> str:
         "up to more. Peak memory is that of the largest single process. Empty: not measured. Every record: "
         "`cost.csv`.",
         "## By stage",
-        _table("Stage", lines),
+        _table("Stage", by_stage(_STAGES)),
     ]
     cells: dict[str, list[Cost]] = {}
     for cost in costs:
@@ -92,6 +94,9 @@ def _markdown(costs: Sequence[Cost]) -> str:
             "## Alignment by model and method",
             _table("Model / method", [_line(*c) for c in cells.items()]),
         ]
+    others = by_stage(dict.fromkeys(cost.stage for cost in costs if cost.stage not in _STAGES))
+    if others:
+        parts += ["## Measured for experiments, no part of the replication", _table("Stage", others)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -15,7 +15,7 @@ from drirl.compare.tables import Row
 if TYPE_CHECKING:
     from drirl.experiments.page import Fact
 
-__all__ = ["draw_bars", "draw_curves", "draw_facts", "draw_intervals"]
+__all__ = ["draw_bars", "draw_curves", "draw_facts", "draw_histograms", "draw_intervals"]
 
 
 def draw_intervals(
@@ -162,6 +162,51 @@ def draw_curves(
         if handles:
             figure.legend(
                 handles=handles, loc="outside lower center", ncols=min(4, len(handles)), frameon=False,
+                title=notice.removeprefix("; "),
+            )  # fmt: skip
+        house._save(figure, path)
+    return path
+
+
+def draw_histograms(
+    path: Path,
+    panels: Sequence[tuple[str, Mapping[str, Mapping[int, float]]]],
+    *,
+    width: float,
+    centre: float,
+    notice: str = "",
+) -> Path:
+    """Draw one panel per model: the outline of the histogram of each name, as shares.
+
+    Args:
+        panels: (title, name -> bin -> share in 0..1); bin k is ``width`` wide, around ``centre + k · width``.
+    """
+    names = list(dict.fromkeys(name for _, shares in panels for name in shares))
+    with mpl.rc_context(house._STYLE):
+        figure = Figure(figsize=(1 + 3.1 * max(1, len(panels)), 3.2), layout="constrained")
+        grid = figure.subplots(1, max(1, len(panels)), squeeze=False, sharex=True, sharey=True)[0]
+        looks: dict[str, dict[str, Any]] = {
+            name: {"color": house._COLOURS[index % len(house._COLOURS)], "linewidth": 1.3}
+            for index, name in enumerate(names)
+        }
+        for axes, (title, shares) in zip(grid, panels, strict=True):
+            for name in names:
+                bins = sorted(shares.get(name, {}).items())
+                if bins:
+                    edges = [centre + (k - 0.5) * width for k, _ in bins]
+                    axes.stairs(
+                        [100 * share for _, share in bins], [*edges, edges[-1] + width], **looks[name]
+                    )
+            axes.axvline(centre, color="0.6", linewidth=0.8, zorder=0)
+            axes.set_title(title)
+            axes.set_xlabel("Coefficient")
+        grid[0].set_ylabel("Share of values (%)")
+        from matplotlib.lines import Line2D
+
+        handles = [Line2D([], [], label=name, **looks[name]) for name in names]
+        if handles:
+            figure.legend(
+                handles=handles, loc="outside lower center", ncols=len(handles), frameon=False,
                 title=notice.removeprefix("; "),
             )  # fmt: skip
         house._save(figure, path)

@@ -17,6 +17,7 @@ __all__ = ["SECTIONS", "build"]
 SECTIONS = {
     "alpha_correlations": "hardness",
     "alpha_curves": "hardness",
+    "alpha_histograms": "histogram",
     "alpha_spread": "hardness",
     "blind_pairs": "pairs",
     "categories_figure": "drawing",

@@ -329,12 +329,17 @@ def test_costs_are_reported_apart(params: Params, tmp_path: Path) -> None:
         value = {"stage": "align", "name": name, "wall_s": wall, "cpu_s": 9.0, "updates": 60}
         value["peak_rss_bytes"] = 2**30
         write_json(out / "cost" / "align" / f"{name.replace('/', '__')}.json", value)
+    other = {"stage": "rerank", "name": "tiny-llama/dpo/seed0", "wall_s": 3.0}
+    write_json(out / "cost" / "rerank" / "tiny-llama__dpo__seed0.json", other)
     run(params)
     after = {path.name: path.read_bytes() for path in params.compare.reports.iterdir()}
     assert set(after) - set(before) == {"cost.csv", "cost.md"}
     assert {name: after[name] for name in before} == before
     line = next(line for line in after["cost.md"].decode().splitlines() if line.startswith("| align"))
     assert line == "| align | 12 | 2 | 21 | 18 | 1 024 | 120 |  |  |"
+    before_, _, apart = after["cost.md"].decode().partition("## Measured for experiments")
+    assert "rerank" not in before_
+    assert "| rerank |  | 1 | 3 |" in apart
 
 
 def test_reward_reports_are_shown(params: Params, tmp_path: Path) -> None:
