@@ -120,11 +120,12 @@ def _drop_locked(path: Path, stages: set[str]) -> None:
 
 def _data_stage(names: list[str]) -> dict[str, Any]:
     files = ("prompts.jsonl", "demos.jsonl", "imbalanced.jsonl", "imbalanced_demos.jsonl")
+    code = [f"drirl/{name}.py" for name in ("experiments/variants", "data/taxonomy", "records")]
     return {
         "wdir": "..",
         "cmd": f"drirl experiments data {' '.join(names)}",
         "params": [{ARMS: [f"data.{name}" for name in names]}, "run.seed"],
-        "deps": ["drirl/experiments/variants.py", *(f"{_OUT}/data/{file}" for file in files)],
+        "deps": [*code, *(f"{_OUT}/data/{file}" for file in files)],
         "outs": [f"{_OUT}/arms/data-{name}/data" for name in names],
     }
 

@@ -22,6 +22,13 @@ __all__ = [
 _OUT = "${run.out}"
 _HARDWARE = ["run.threads", "run.device", "run.dtype"]
 _PROMPTS = f"{_OUT}/data/prompts.jsonl"
+_REWARDS = [
+    *(f"drirl/data/{name}.py" for name in ("check", "raw", "split")),
+    *(f"drirl/{name}.py" for name in ("detect", "generate", "models", "packs", "records")),
+    *(f"drirl/reward/{name}.py" for name in ("bank", "implicit", "items", "policy", "sharing")),
+    *(f"drirl/{name}.py" for name in ("sampler", "text")),
+]
+"""The code behind a score of rewards that are learnt."""
 
 
 def code_of(plan: Plan, stage: str) -> list[str]:
@@ -31,9 +38,13 @@ def code_of(plan: Plan, stage: str) -> list[str]:
     return [dep for dep in deps if "${" not in dep]
 
 
-def _scoring(plan: Plan) -> list[str]:
-    """Return the code that scores completions, without benchmarks and lm-eval."""
-    return [dep for dep in code_of(plan, "evaluate") if dep not in ("benchmarks", "drirl/evaluate")]
+def _scoring(plan: Plan, *evaluate: str) -> list[str]:
+    """Return the code that scores completions, without benchmarks and lm-eval.
+
+    ``evaluate``: the modules of ``drirl/evaluate`` that are used all the same.
+    """
+    rest = [dep for dep in code_of(plan, "evaluate") if dep not in ("benchmarks", "drirl/evaluate")]
+    return [*(f"drirl/evaluate/{name}.py" for name in evaluate), *rest]
 
 
 def rescore_stage(plan: Plan, names: list[str], model: str | None) -> dict[str, Any]:
@@ -51,7 +62,8 @@ def rescore_stage(plan: Plan, names: list[str], model: str | None) -> dict[str, 
     option, models = ("", ["run.models"]) if model is None else (f" --model {model}", [])
     cells = {name: "" if model is None else f"/{model}/{s.method}" for name, s in sources.items()}
     if plan.arm(names[0]).make == "attack":
-        settings, code = ["attack"], ["drirl/attack", *_scoring(plan)]
+        settings = ["attack"]
+        code = ["drirl/attack", *_scoring(plan, "harness", "items", "stage", "tasks")]
     else:
         settings, code = ["data.root", "evaluate"], code_of(plan, "evaluate")
     return {
@@ -88,7 +100,7 @@ def rerank_stage(plan: Plan, of: str, model: str) -> dict[str, Any]:
             "drirl/experiments/best_of.py",
             "drirl/serve/rerank.py",
             "drirl/serve/routed.py",
-            *_scoring(plan),
+            *_scoring(plan, "stage"),
             _PROMPTS,
             f"{_OUT}/base/{model}",
             f"{_OUT}/reward/{model}/irl",
@@ -103,6 +115,7 @@ def route_stage(stage: dict[str, Any]) -> dict[str, Any]:
     more = (
         *(f"drirl/experiments/{name}.py" for name in ("routed_trainer", "routing")),
         "drirl/experiments/methods",
+        "drirl/reward/reliability.py",
         "drirl/serve/routed.py",
         "drirl/serve/router.py",
         f"{_OUT}/arms/routes",
@@ -169,15 +182,12 @@ def scoring_stage(plan: Plan, model: str, learnt: list[str]) -> dict[str, Any]:
         "cmd": "drirl experiments scoring",
         "params": [*_HARDWARE, "data.encoder", "evaluate.split", "reward.sharing"],
         "deps": [
+            "drirl/base/location.py",
             "drirl/data/settings.py",
             "drirl/experiments/scoring.py",
-            "drirl/generate.py",
             "drirl/hardness/encoder.py",
             "drirl/hardness/split.py",
-            "drirl/models.py",
-            "drirl/packs.py",
-            "drirl/records.py",
-            *(f"drirl/reward/{name}.py" for name in ("bank", "implicit", "sharing")),
+            *_REWARDS,
             _PROMPTS,
             f"{_OUT}/data/demos.jsonl",
             f"{_OUT}/base/{model}",
@@ -197,11 +207,7 @@ def cross_stage(model: str) -> dict[str, Any]:
         "deps": [
             "drirl/experiments/cross.py",
             "drirl/data/taxonomy.py",
-            "drirl/models.py",
-            "drirl/records.py",
-            "drirl/packs.py",
-            *(f"drirl/reward/{name}.py" for name in ("bank", "implicit", "sharing")),
-            "drirl/text.py",
+            *_REWARDS,
             f"{_OUT}/reward/{model}/irl",
         ],
         "outs": [f"{_OUT}/arms/cross"],

@@ -14,6 +14,9 @@ from drirl.align.stage import CODE
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+ARMS: dict[str, Any] = yaml.safe_load((ROOT / "experiments" / "dvc.yaml").read_text())["stages"]
+DISPATCH = ("drirl/experiments/run.py", "drirl/experiments/plan.py")
+"""Which arm is what: they import every stage, and arms.yaml is a parameter."""
 WITHOUT_RESULT = {"__init__.py", "config.py", "errors.py", "resources.py", "settings.py"}
 """Files whose changes show in the parameters, in messages or in costs only; ``*settings.py`` of rooms too."""
 
@@ -35,12 +38,13 @@ def _imports(path: Path) -> Iterator[Path | None]:
                     yield _module(name.name)
 
 
-def _closure(starts: list[Path]) -> set[str]:
+def _closure(starts: list[Path], without: tuple[str, ...] = ()) -> set[str]:
+    """Return what ``starts`` import, directly or not; not ``without`` and what comes by it alone."""
     seen: set[Path] = set()
     waiting: list[Path | None] = [*starts]
     while waiting:
         path = waiting.pop()
-        if path is not None and path not in seen:
+        if path is not None and path not in seen and not path.as_posix().endswith(without):
             seen.add(path)
             waiting += _imports(path)
     return {p.relative_to(ROOT).as_posix() for p in seen}
@@ -60,6 +64,28 @@ def test_a_stage_depends_on_all_it_imports(stage: str) -> None:
     if stage == "evaluate":
         starts += sorted((ROOT / "benchmarks").rglob("*.py"))
     assert _missing(_closure(starts), STAGES[stage]["deps"]) == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "starts", "without"),
+    [
+        ("data-variants", ["experiments/variants"], ()),
+        ("reward-learning", ["reward/stage"], ()),
+        ("arms-table1", ["align/stage", "evaluate/stage", "experiments/jobs"], ()),
+        ("rescored-table4", ["evaluate/stage", "experiments/jobs"], ("drirl/align/stage.py",)),
+        # of evaluate, the records alone: no cache of scores, no generation through lm-eval
+        ("attacked-table4b", ["attack/stage"], ("evaluate/cache.py", "evaluate/policy_lm.py")),
+        ("routed-q07", ["experiments/methods/dr_irl", "experiments/routed_trainer"], ()),
+        # routing.py also trains routed arms; the classifier alone counts here
+        ("routes", ["serve/router"], ()),
+        ("grid", ["experiments/grid"], ()),
+        ("cross", ["experiments/cross"], ()),
+        ("scoring", ["experiments/scoring"], ()),
+    ],
+)
+def test_a_stage_of_an_experiment_does_too(stage: str, starts: list[str], without: tuple[str, ...]) -> None:
+    files = _closure([ROOT / "drirl" / f"{name}.py" for name in starts], (*DISPATCH, *without))
+    assert _missing(files, ARMS[stage]["deps"]) == []
 
 
 def test_a_forgotten_file_is_found() -> None:
