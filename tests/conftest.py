@@ -15,7 +15,17 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import hypothesis
 import pytest
+
+from drirl.environment import _AVX2, _has_avx2
+
+if _has_avx2():  # as the commands set them, so that tests may run in any order
+    for _name, _value in _AVX2.items():
+        os.environ.setdefault(_name, _value)
+
+hypothesis.settings.register_profile("drirl", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("drirl")
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -79,7 +89,11 @@ def transformers_serve() -> Callable[[Path], AbstractContextManager[str]]:
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             process.terminate()
-            process.wait(30)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
     return serve
 

@@ -238,7 +238,10 @@ def _kept(job: _Job, name: str, policy: str, items: Sequence[Mapping[str, Any]])
         "subject": [job.model, job.method, job.seed, job.config],
         "items": list(items),
         "settings": job.settings.model_dump(mode="json", exclude={"attacks"}),
-        "code": sources_digest([Path(__file__)]),
+        "code": [
+            sources_digest([Path(__file__)]),
+            Path(__file__).with_name("pieces.yaml").read_text("utf-8"),
+        ],
         "versions": package_versions(),
         "device": [job.device, torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"],
         "dtype": job.dtype,

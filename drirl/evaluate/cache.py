@@ -114,11 +114,12 @@ class ScoreCache:
     def batches(self, key: str, run: str) -> Batches:
         """Return the place for the batches of a key's task, for as long as it has no entry.
 
-        Each run has its own: policies with the same weights (seeds of a method that does not train) share
-        keys, are scored side by side, and the first that ends clears its batches.
+        Each run has its own: policies with the same weights (seeds of a method that does not train, arms
+        whose setting changes nothing) share keys, are scored side by side, and the first that ends clears
+        its batches.
 
         Args:
-            run: who is scored, :attr:`drirl.evaluate.harness.Subject.run_id`.
+            run: names the run, the same when it goes on and no other's.
         """
         return Batches(self.folder / "batches" / f"{key}-{_sha(run)[:16]}")
 

@@ -177,6 +177,7 @@ def score_policy(
         rewards=rewards,
         cache=ScoreCache(cache) if keys and cache is not None else None,
         keys=keys,
+        run=f"{out}: {subject.run_id}",  # arms of one method differ in their folder alone
     )
 
 
@@ -191,6 +192,7 @@ def score_model(
     rewards: Any = None,
     cache: ScoreCache | None = None,
     keys: Mapping[str, str] | None = None,
+    run: str = "",
 ) -> Scored:
     """Run every task on any model; :func:`score_policy` for a policy in this process.
 
@@ -201,6 +203,7 @@ def score_model(
         device: where the model runs, for the records.
         cache: scores that are known already, and where those of each task go as soon as they are there.
         keys: key of each task in ``cache``.
+        run: as for :meth:`drirl.evaluate.cache.ScoreCache.batches`.
     """
     keys = keys or {}
     names = sorted(tasks.tasks)
@@ -214,7 +217,7 @@ def score_model(
         for name in names:
             entry = known.get(name)
             if entry is None:
-                batches = cache.batches(keys[name], subject.run_id) if cache is not None else None
+                batches = cache.batches(keys[name], run) if cache is not None else None
                 if isinstance(lm, PolicyLM):
                     lm.batches = batches
                 entry = _score_task(tasks.tasks[name], lm, settings, rewards)

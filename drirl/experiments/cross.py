@@ -152,9 +152,12 @@ def run_cross(plan: Plan) -> None:
             write_jsonl(folder / "pairs.jsonl", [])
             write_json(folder / "report.json", {"model": model, "missing": "set DRIRL_DATA or data.root"})
         return
+    import torch
+
     from drirl.models import resolve_device
     from drirl.reward.bank import RewardBank
 
+    torch.set_num_threads(plan.params.run.threads)
     pairs = [*hh_pairs(root / HH), *do_not_answer_pairs(root)]
     irl = plan.params.run.out / "reward" / model / "irl"
     bank = RewardBank.load(irl, device=resolve_device(plan.params.run.device))

@@ -131,17 +131,10 @@ def _cell(cell: Cell) -> None:
 
     out = cell.params.run.out
     (job,) = align.jobs_of(cell.params, model=cell.model, method=cell.method, folder=cell.baselines)
-    wanted = align.hash_json(
-        {
-            "align": job.config_hash,
-            "evaluate": cell.params.evaluate.model_dump(mode="json"),
-            "code": align.hash_folder(cell.benchmarks)
-            + align.hash_files(sorted((Path(align.__file__).parents[1] / "evaluate").glob("*.py"))),
-        }
-    )
+    wanted = _identity(cell, job.config_hash)
     record = out / "cell.json"
-    if record.is_file() and read_json(record).get("hash") == wanted:
-        return
+    if record.is_file() and not (kept := read_json(record)).get("error") and kept.get("hash") == wanted:
+        return  # one that failed is tried again: a full disk is no diverged setting
     _clear(out)
     record.unlink(missing_ok=True)
     try:
@@ -167,6 +160,22 @@ def _cell(cell: Cell) -> None:
             "error": error,
             "hash": wanted,
         },
+    )
+
+
+def _identity(cell: Cell, trained: str) -> str:
+    """Return the hash of what a cell's scores depend on; ``trained``: that of the policy's training."""
+    from drirl.align import stage as align
+
+    files = (p for p in cell.benchmarks.rglob("*") if p.is_file() and p.name != "README.md")
+    code = (Path(align.__file__).parents[1] / "evaluate").glob("*.py")
+    return align.hash_json(
+        {
+            "align": trained,
+            "evaluate": cell.params.evaluate.model_dump(mode="json"),
+            "code": align.hash_files(sorted(p for p in files if "__pycache__" not in p.parts))
+            + align.hash_files(sorted(code)),
+        }
     )
 
 

@@ -101,12 +101,12 @@ def test_retry_after_is_respected(chat_server: Any, settings: Make) -> None:
 
 
 def test_a_silent_server_is_given_up_and_asked_again(chat_server: Any, settings: Make) -> None:
-    chat_server.faults = [("wait", 3)]
+    chat_server.faults = [("wait", 60)]
     started = time.monotonic()
-    generator, replies = _ask(settings(concurrency=1, timeout_s=0.8), ASKED[:1])
+    generator, replies = _ask(settings(concurrency=1, timeout_s=2.0), ASKED[:1])
     assert replies[0].text
     assert generator.generator.tried_again == 1
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 40
 
 
 def test_giving_up_is_one_line_and_what_was_done_is_kept(chat_server: Any, settings: Make) -> None:
@@ -209,5 +209,5 @@ def test_pace_by_hand() -> None:
 
 
 def test_the_rate_limit_holds_over_connections(chat_server: Any, settings: Make) -> None:
-    _ask(settings(concurrency=4, requests_per_minute=600), ASKED[:4])
-    assert chat_server.times[3] - chat_server.times[0] >= 0.25  # three gaps of 0.1 s, less the way there
+    _ask(settings(concurrency=4, requests_per_minute=120), ASKED[:4])
+    assert chat_server.times[3] - chat_server.times[0] >= 1.0  # three gaps of 0.5 s, less the way there

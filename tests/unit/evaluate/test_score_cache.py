@@ -58,6 +58,7 @@ def score(restless_policy: Path, benchmarks: Path, out: Path, tmp_path: Path) ->
         policy: Path = restless_policy,
         *,
         subject: Subject | None = None,
+        folder: Path = out,
         rewards: Any = None,
         keep: bool = True,
         edit: Callable[[Any, Any], None] = lambda model, tokenizer: None,
@@ -71,7 +72,7 @@ def score(restless_policy: Path, benchmarks: Path, out: Path, tmp_path: Path) ->
             subject or Subject("toy", "sft", 3, policy_hash(policy)),
             EvaluateSettings(**({"tasks": TASKS, "max_new_tokens": 6} | settings)),
             benchmarks=benchmarks,
-            out=out,
+            out=folder,
             rewards=rewards,
             cache=tmp_path / "scores" if keep else None,
         )
@@ -150,12 +151,20 @@ def test_an_interrupted_task_goes_on_with_the_next_batch(
     assert not kept.exists()
 
 
+@pytest.mark.parametrize("other_seed", [True, False], ids=["seeds", "arms"])
 def test_equal_policies_scored_side_by_side_keep_their_own_batches(
-    score: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, restless_policy: Path
+    other_seed: bool,
+    score: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    out: Path,
+    restless_policy: Path,
 ) -> None:
+    arm = Path(shutil.copytree(out, tmp_path / "arm"))
+
     def seed(number: int) -> Scored:
-        subject = Subject("toy", "throwaway", number, policy_hash(restless_policy))
-        return score(subject=subject, batch_size=1)
+        subject = Subject("toy", "throwaway", number if other_seed else 0, policy_hash(restless_policy))
+        return score(subject=subject, batch_size=1, folder=out if other_seed or number == 1 else arm)
 
     def kept() -> set[Path]:
         return set((tmp_path / "scores" / "batches").glob("*/*.json"))

@@ -149,15 +149,19 @@ def test_mistakes_are_one_line_in_the_words_of_the_command(
 
 
 @pytest.mark.parametrize(
-    ("fault", "reason"),
-    [(("wait", 2), "no answer within 0.4 s"), ("junk", "the body is no chat completion"), ("cut", "no conn")],
+    ("fault", "timeout_s", "reason"),
+    [
+        (("wait", 60), 0.4, "no answer within 0.4 s"),
+        ("junk", 60.0, "the body is no chat completion"),
+        ("cut", 60.0, "no conn"),
+    ],
 )
 def test_a_slow_or_senseless_server_is_given_up_in_one_line(
-    fault: Any, reason: str, serve: Serve, server: Any
+    fault: Any, timeout_s: float, reason: str, serve: Serve, server: Any
 ) -> None:
     server.faults = [fault] * 8
     with pytest.raises(DrirlError, match=f"failed 1 times, last: {reason}") as error:
-        serve(timeout_s=0.4)
+        serve(timeout_s=timeout_s)
     assert "\n" not in str(error.value)
 
 

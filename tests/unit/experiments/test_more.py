@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from drirl.experiments.pipeline import build
 from drirl.experiments.plan import Arm, Plan
 from drirl.experiments.routing import Routes, folds_of
 from drirl.generate import Completion
-from drirl.records import Demo, EvalItem, Prompt, write_json, write_jsonl
+from drirl.records import Demo, EvalItem, Prompt, read_json, write_json, write_jsonl
 from drirl.serve.rerank import Ranked
 
 
@@ -256,28 +256,64 @@ def _items(refusals: tuple[float, float, float], false: tuple[float, float], n: 
     return [*rows, *(_item(float(i == 0), "degenerate_rate", i) for i in range(n))]
 
 
-def test_a_policy_that_is_there_is_not_trained_again(plan: Plan, tmp_path: Path) -> None:
-    @dataclass(frozen=True)
-    class Job:
-        config_hash: str
-        out: Path = tmp_path
+@dataclass(frozen=True)
+class Job:
+    config_hash: str
+    out: Path
 
-        @property
-        def folder(self) -> Path:
-            return self.out / "align" / "tiny-llama" / "sft" / "seed0"
+    @property
+    def folder(self) -> Path:
+        return self.out / "align" / "tiny-llama" / "sft" / "seed0"
 
+
+def test_a_cell_that_failed_is_tried_again(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     cell = next(cell for cell in cells(plan) if cell.method == "sft")
-    assert grids._trained(cell, Job("a")) is None  # type: ignore[arg-type]
+    job = Job("a", cell.params.run.out)
+    asked: list[Job] = []
+
+    def train(job: Job) -> None:
+        asked.append(job)
+        if len(asked) == 1:
+            raise DrirlError("cannot write: the disk is full")
+
+    monkeypatch.setattr("drirl.align.stage.jobs_of", lambda *_, **__: (job,))
+    monkeypatch.setattr("drirl.experiments.jobs.train", train)
+    monkeypatch.setattr("drirl.experiments.jobs.score_cell", lambda *_: None)
+    errors = []
+    for _ in range(3):
+        grids._cell(cell)
+        errors.append(read_json(cell.params.run.out / "cell.json")["error"])
+    assert errors == ["cannot write: the disk is full", "", ""]
+    assert len(asked) == 2
+
+
+def test_a_policy_that_is_there_is_not_trained_again(plan: Plan, tmp_path: Path) -> None:
+    cell = next(cell for cell in cells(plan) if cell.method == "sft")
+    assert grids._trained(cell, Job("a", tmp_path)) is None  # type: ignore[arg-type]
     there = plan.params.run.out / "align" / "tiny-llama" / "sft" / "seed0"
     write_json(there / "run.json", {"config_hash": "a"})
-    assert grids._trained(cell, Job("a")) == there  # type: ignore[arg-type]
-    assert grids._trained(cell, Job("b")) is None  # type: ignore[arg-type]
+    assert grids._trained(cell, Job("a", tmp_path)) == there  # type: ignore[arg-type]
+    assert grids._trained(cell, Job("b", tmp_path)) is None  # type: ignore[arg-type]
     link = tmp_path / "cell" / "align" / "tiny-llama" / "sft" / "seed0"
     link.parent.mkdir(parents=True)
     link.symlink_to(there)
     grids._clear(tmp_path / "cell")
     assert not link.is_symlink()
     assert (there / "run.json").is_file()
+
+
+def test_what_an_import_leaves_beside_a_benchmark_changes_no_cell(plan: Plan, tmp_path: Path) -> None:
+    folder = tmp_path / "benchmarks"
+    (folder / "toy").mkdir(parents=True)
+    (folder / "toy" / "utils.py").write_text("ONE = 1\n")
+    cell = replace(next(cell for cell in cells(plan) if cell.method == "sft"), benchmarks=folder)
+    before = grids._identity(cell, "a")
+    (folder / "toy" / "__pycache__").mkdir()
+    (folder / "toy" / "__pycache__" / "utils.cpython-311.pyc").write_bytes(b"1")
+    (folder / "toy" / "README.md").write_text("A toy.")
+    assert grids._identity(cell, "a") == before
+    (folder / "toy" / "utils.py").write_text("ONE = 2\n")
+    assert before != grids._identity(cell, "a") != grids._identity(cell, "b")
 
 
 def test_the_score_is_that_of_the_tuning_page() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -188,9 +190,16 @@ def interruptible() -> Iterator[None]:
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_keeps_what_was_answered(serve: Serve, shared: Shared) -> None:
     wait = 2.0
+    cache = Path(shared().cache)
+
+    def kept() -> int:
+        with contextlib.closing(sqlite3.connect(cache)) as connection:
+            return int(connection.execute("SELECT count(*) FROM replies").fetchone()[0])
 
     def answer(text: str, number: int) -> str:
         if number == 4:
+            while kept() < 3:
+                time.sleep(0.01)
             _thread.interrupt_main()  # as Ctrl-C
         if number > 4:
             time.sleep(wait)  # until the interrupt has reached the main thread, on a busy machine too
