@@ -208,3 +208,29 @@ def test_a_new_file_is_a_method(tmp_path: Path) -> None:
     (tmp_path / "half.py").write_text("PAPER = ''\n")
     with pytest.raises(DrirlError, match="'Config' is missing"):
         find_method("half", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["grpo", "grpo_irl", "dr_irl", "dr_irl_constant", "ppo", "ppo_s", "rloo"])
+def test_rollouts_are_scored_by_the_right_rewards(name: str, trained: Callable[[str], Inputs]) -> None:
+    from drirl.reward.bank import RewardBank
+
+    inputs = trained(name)
+    assert inputs.reward_path
+    assert inputs.static_reward_path
+    irl = RewardBank.load(inputs.reward_path)
+    static = name in ("grpo", "ppo", "ppo_s", "rloo")
+    bank = RewardBank.load(inputs.static_reward_path) if static else irl
+    rows = {prompt.prompt_id: (prompt, demo) for prompt, demo in inputs.train}
+    groups = list(read_jsonl(inputs.out / "rollouts.jsonl", RolloutGroup))
+    assert groups
+    for group in groups[:8]:
+        prompt, demo = rows[group.prompt_id]
+        asked = [prompt.text], [prompt.category]
+        for text, value in zip(group.completions, group.r_gen, strict=True):
+            # The record does not say whether a completion was cut off: one of both rewards it has.
+            ends = [bank.score_completions(asked[0], [text], [end], asked[1]).item() for end in (True, False)]
+            assert min(abs(value - end) for end in ends) < 1e-4
+        if name.startswith("dr_irl"):
+            wanted = irl.score_completions(asked[0], [demo.full_text], [True], asked[1]).item()
+            assert group.r_demo == pytest.approx(wanted, abs=1e-4)
+            assert group.gap == pytest.approx([wanted - value for value in group.r_gen], abs=1e-4)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from drirl.align.actor_critic import ActorCriticTrainer
 from drirl.align.interface import Inputs
 from drirl.align.settings import Lora, Shared
-from drirl.align.setup import check_lengths, load, micro_batches, train_rl
+from drirl.align.setup import check_lengths, common_arguments, load, micro_batches, train_rl
 from drirl.align.trainer import ScaledGRPOTrainer
 from drirl.errors import DrirlError
 from drirl.models import load_policy
@@ -181,3 +181,12 @@ def test_what_fails_after_training_does_not_cost_it(
     assert (inputs.out / "policy" / "model.safetensors").is_file()
     assert (inputs.out / "after.jsonl").read_text() == ""
     assert "not sampled again after training (out of memory)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+def test_what_every_trainer_is_told(make_inputs: Make, schedule: str) -> None:
+    changes = {"schedule": schedule, "max_grad_norm": 0.5, "updates": 3}
+    found = common_arguments(make_inputs(seed=5, shared=SMALL.model_copy(update=changes)), 2e-3)
+    wanted = {"lr_scheduler_type": schedule, "max_grad_norm": 0.5, "max_steps": 3, "seed": 5}
+    wanted |= {"learning_rate": 2e-3, "weight_decay": 0.0, "warmup_steps": 0}
+    assert {name: found[name] for name in wanted} == wanted

@@ -167,3 +167,21 @@ def test_seeds_in_processes_give_the_same_bytes_as_here(
     monkeypatch.setattr(stage, "map_processes", lambda f, items, **_: [f(item) for item in items])
     stage.run(params, model="tiny-llama", method="grpo_irl")
     assert files(cell) == apart
+
+
+def test_a_seed_gets_its_own_number_and_the_rewards_by_their_names(
+    params: Params, here: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def point(inputs: Any) -> None:
+        seen.append(inputs)
+        (inputs.out / "policy").mkdir()
+
+    monkeypatch.setattr("drirl.align.interface.Inputs.point", point)
+    stage.run(params, model="tiny-llama", method="base")
+    rewards = params.run.out / "reward" / "tiny-llama"
+    assert [inputs.seed for inputs in seen] == [0, 1]
+    assert {inputs.reward_path for inputs in seen} == {rewards / "irl"}
+    assert {inputs.static_reward_path for inputs in seen} == {rewards / "static"}
+    assert all(inputs.shared == params.align.shared for inputs in seen)

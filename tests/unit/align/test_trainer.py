@@ -260,3 +260,15 @@ def test_plain_text_prompts_work_too(tiny_policy: Path, tmp_path: Path) -> None:
     out = trainer._generate_and_score_completions(rows)
     assert out["advantages"].isfinite().all()
     assert [group.category for group in trainer.rollouts] == [2, -1, 0]
+
+
+def test_hardness_reads_replies_without_their_notes(tiny_policy: Path, tmp_path: Path) -> None:
+    trainer = build(DRIRLTrainer, tiny_policy, tmp_path, hardness=Hardness(HardnessSettings(), WordVectors()))
+    row = {**dataset()[0], "demonstration": "wants: x #### I can't help.", "demo_reward": 5.0}
+    texts = ["plan: decline #### I can't help.", "I can't help.", "I can't help. #### Sure."]
+    rewards = torch.tensor([1.0, 2.0, 8.0])
+    trainer.advantage_scale(ScoredBatch([row] * G, texts, [[5]] * G, rewards, rewards, 0, G))
+    first, second, third = trainer.found.delta[0].tolist()
+    assert (first, second) == (0.0, 0.0)
+    assert third > 0.1
+    assert trainer.found.gap[0].tolist() == [4.0, 3.0, -3.0]  # demonstration minus completion

@@ -135,3 +135,33 @@ def test_options_without_meaning_for_pairs_are_refused(dpo_s: Any) -> None:
     for options in ({"per_completion": True}, {"mask": "gaussian_sampling"}):
         with pytest.raises(ValidationError, match="a pair has one sample"):
             dpo_s.Config(hardness=HardnessSettings(**options))
+
+
+def test_what_the_alpha_of_a_pair_is_made_of(
+    dpo_s: Any, make_inputs: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from drirl.align.pairs import pair_plan
+    from drirl.align.setup import load
+    from drirl.reward.bank import RewardBank
+    from drirl.text import split_draft
+
+    seen: list[Any] = []
+    alphas = dpo_s.pair_alphas
+
+    def spy(*given: Any) -> Any:
+        seen.append(given[1:])
+        return alphas(*given)
+
+    monkeypatch.setattr(dpo_s, "pair_alphas", spy)
+    inputs = make_inputs()
+    dpo_s.build(inputs, dpo_s.Config())
+    updates, rejected = pair_plan(inputs, load(inputs), 1, 1)
+    bank = RewardBank.load(inputs.reward_path)  # type: ignore[arg-type]
+    for (categories, replies, demos, gaps), rows in zip(seen, updates, strict=True):
+        for k, (prompt, demo) in enumerate(rows):
+            lost = rejected[prompt.prompt_id]
+            texts, ends = [demo.full_text, lost.text], [True, lost.finished]
+            won, less = bank.score_completions([prompt.text] * 2, texts, ends, [prompt.category] * 2).tolist()
+            assert gaps[k].item() == pytest.approx(won - less, abs=1e-4)
+            assert (categories[k], demos[k]) == (prompt.category, demo.answer)
+            assert replies[k] == split_draft(lost.text)[1]

@@ -175,3 +175,37 @@ def test_a_completion_without_a_reward_leaves_the_batch(
     share = 2 / len(seen[0][2]) if lost == "some" else 1.0
     log = read_jsonl(inputs.out / "log.jsonl")
     assert [row["unscored_share"] for row in log] == [pytest.approx(share)] * SMALL.updates
+
+
+def test_a_token_pays_beta_times_its_log_ratio(
+    ppo: Any, make_inputs: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    shaped, generalised = ActorCriticTrainer.shaped_advantages, ppo.generalised_advantages
+
+    def estimate(rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, **options: float) -> Any:
+        seen.append([rewards.clone(), mask.clone()])
+        return generalised(rewards, values, mask, **options)
+
+    def spy(self: ActorCriticTrainer, batch: Any, output: dict[str, Any]) -> Any:
+        result = shaped(self, batch, output)
+        old = output.get("old_per_token_logps")
+        old = output["sampling_per_token_logps"] if old is None else old
+        seen[-1] += [old - output["ref_per_token_logps"], batch.rewards.clone()]
+        return result
+
+    monkeypatch.setattr(ppo, "generalised_advantages", estimate)
+    monkeypatch.setattr(ActorCriticTrainer, "shaped_advantages", spy)
+    ppo.train(make_inputs(), ppo.Config(lr=1e-2))
+    rewards, mask, log_ratio, scores = seen[-1]  # by now the policy has left the reference
+    assert (log_ratio * mask).abs().max() > 1e-3
+    expected = -SMALL.beta * log_ratio * mask
+    expected[torch.arange(len(mask)), mask.sum(-1).long() - 1] += scores
+    torch.testing.assert_close(rewards, expected)
+
+
+def test_the_critic_gets_nearer_to_the_returns(ppo: Any, make_inputs: Make) -> None:
+    inputs = make_inputs()
+    ppo.train(inputs, ppo.Config(epochs=2, critic_lr=1e-3))  # both updates on one batch
+    first, second = (row["value_loss"] for row in read_jsonl(inputs.out / "log.jsonl"))
+    assert second < first

@@ -103,3 +103,21 @@ def test_merge(sacpo: Any, make_inputs: Make, tiny_policy: Any) -> None:
     assert any(not torch.equal(helpful[name], safe[name]) for name in base)
     for name in base:
         torch.testing.assert_close(half[name], (helpful[name] + safe[name]) / 2)
+
+
+@pytest.mark.parametrize("loss", ["dpo", "kto"])
+def test_the_demonstration_is_the_preferred_side(sacpo: Any, make_inputs: Make, loss: str) -> None:
+    inputs = make_inputs()
+    updates = sacpo.step_rows(inputs, inputs.train, 1, 0, 4)
+    rejected = {prompt.prompt_id: Completion("Sorry.", True, 2) for prompt, _ in inputs.train}
+    trainer = sacpo.build(inputs, sacpo.Config(), updates, rejected, loss, 0.1)
+    data, decode = trainer.train_dataset, trainer.processing_class.decode
+    if loss == "dpo":
+        good, bad = list(data["chosen_ids"]), list(data["rejected_ids"])
+    else:
+        pairs = list(zip(data["completion_ids"], data["label"], strict=True))
+        good, bad = ([ids for ids, label in pairs if label is side] for side in (True, False))
+    for (_, demo), ids in zip(updates[0], good, strict=True):
+        assert demo.answer in decode(ids)
+    assert len(bad) == 4
+    assert all("Sorry." in decode(ids) for ids in bad)

@@ -11,7 +11,7 @@ import torch
 from drirl.align.interface import Inputs
 from drirl.align.setup import load
 from drirl.errors import DrirlError
-from drirl.generate import render
+from drirl.generate import Completion, render
 from drirl.records import read_jsonl
 
 from ..align.conftest import SMALL
@@ -125,3 +125,23 @@ def test_every_iteration_starts_at_its_reference(method: Any, make_inputs: Make)
     assert inputs.meter.updates == 6
     assert inputs.meter.trained_tokens > 0
     assert sorted(p.name for p in inputs.out.iterdir()) == ["log.jsonl", "policy"]
+
+
+def test_the_reply_rated_best_is_the_chosen_one(
+    method: Any, make_inputs: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw(inputs: Any, policy: Any, rows: Any, samples: int, seed: int) -> Any:
+        return [(row, [Completion(f"reply {k}", True, 2) for k in range(samples)]) for row in rows]
+
+    def judge(_: Any, pairs: Any) -> list[float]:
+        return [(0.0, 2.0, 1.0)[int(reply[-1])] for _, reply in pairs]
+
+    monkeypatch.setattr(method, "draw", draw)
+    monkeypatch.setattr(method, "judge", judge)
+    inputs = make_inputs()
+    updates = method.phase_rows(inputs, method.Config(samples=3), load(inputs), 1, 0, 2)
+    rows = [row for update in updates for row in update]
+    assert len(rows) == 2 * (SMALL.harmful_per_update + SMALL.benign_per_update)
+    for row in rows:
+        assert row["chosen"][0]["content"] == "reply 1"
+        assert row["rejected"][0]["content"] == "reply 0"

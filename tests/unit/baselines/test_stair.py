@@ -149,3 +149,19 @@ def test_every_round_starts_at_its_reference(stair: Any, make_inputs: Make) -> N
     assert inputs.meter.updates == 6
     assert inputs.meter.generated_tokens > 0
     assert sorted(p.name for p in inputs.out.iterdir()) == ["log.jsonl", "policy"]
+
+
+def test_the_better_step_is_the_chosen_one(
+    stair: Any, make_inputs: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tree() -> Any:
+        root = stair.Node()
+        stair.expand(root, [(4, 9), (5, 9)], [1.0, -1.0], lambda token: token == 9)
+        return root
+
+    monkeypatch.setattr(stair, "grow", lambda *arguments: [tree() for _ in arguments[4]])
+    inputs = make_inputs()
+    updates = stair.phase_rows(inputs, stair.Config(), load(inputs), None, 1, 0, 2)
+    assert all(updates)
+    for update in updates:
+        assert {(*row["chosen_ids"], *row["rejected_ids"]) for row in update} == {(4, 9, 5, 9)}

@@ -285,3 +285,15 @@ def test_a_difference_stated_as_detectable_is_found_about_four_times_in_five() -
     stated = simulate(start, repeats=100, draws=500).detectable
     lower = Scenario("mixed", 0.85 - stated, 0.0, *WORLDS["mixed"])
     assert simulate(start, lower, repeats=300, draws=500).decided > 0.7
+
+
+def test_parts_of_one_size_are_tested_as_their_prompts() -> None:
+    # 12 gained, 3 lost, 45 equal, dealt to three parts of 20.
+    first = np.r_[np.ones(12), np.zeros(3), np.ones(45)][:, None]
+    second = np.r_[np.zeros(12), np.ones(3), np.ones(45)][:, None]
+    bootstrap, keys = Bootstrap(draws=2000), ("a", "b")
+    plain, p_value = bootstrap.tested(first, second, names(60), keys=keys)
+    parted, again = bootstrap.tested(first, second, names(60), keys=keys, parts=["x", "y", "z"] * 20)
+    assert parted.value == pytest.approx(plain.value) == pytest.approx(0.15)
+    assert p_value == pytest.approx(2 * 576 / 2**15, abs=0.015)  # P(X <= 3) of 15 fair coins, twice
+    assert again == pytest.approx(p_value, abs=1e-3)

@@ -242,3 +242,20 @@ def test_the_real_encoder_finds_a_reworded_copy(tmp_path: Path) -> None:
     built = stage.build(settings(sources=[str(local), "bundled"], leaks={"cosine": 0.92}, **values), 0)
     assert built.report["leaks"]["removed"]["cosine"] >= 1
     assert rows[0]["text"] not in {p.text for p in built.prompts}
+
+
+def test_evaluation_files_are_kept_out_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        {"text": f"how would one {split} go about act {j} of {k} near town?", "category": j, "split": split}
+        for j in range(7)
+        for split, count in (("train", 3), ("val", 1), ("test", 1))
+        for k in range(count)
+    ]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = {"per_category": 3, "per_category_val": 1, "per_category_test": None, "imbalance": 0.0}
+    values |= {"benign": NOTHING, "contrast": NOTHING, "tasks": NOTHING}
+    assert stage.build(settings(sources=[str(path)], **values), 0).prompts
+    monkeypatch.setattr(stage, "read_held_out", lambda _: [("xstest/1", rows[0]["text"])])
+    with pytest.raises(DrirlError, match=r"'Insult' has 2 train prompts.* 1 lost to leak check \(exact\)"):
+        stage.build(settings(sources=[str(path)], **values), 0)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from drirl.detect import degenerate, is_refusal
 from drirl.errors import DrirlError
@@ -228,3 +229,18 @@ def test_a_truncated_prompt_is_flagged(restless_policy: Path, out: Path) -> None
     scored = score(restless_policy, out, overlong="truncate", **kwargs)
     flagged = {i.item_id for i in scored.items if i.raw.get("truncated_prompt")}
     assert {run.config.get("truncated_prompts") for run in scored.runs} == {len(flagged)} != {0}
+
+
+def test_a_completion_has_the_reward_of_its_category(restless_policy: Path, out: Path) -> None:
+    bank = RewardBank.from_policy(restless_policy, [*range(7), -1])
+    torch.manual_seed(0)
+    with torch.no_grad():
+        bank.head.weight.normal_()
+    found = [i for i in score(restless_policy, out, bank).items if i.metric == "mean_reward"]
+    assert len({item.category for item in found}) > 1
+    assert len(found) == 9
+    for item in found:
+        asked = [item.prompt], [item.response]
+        # The record does not say whether the completion ended: one of both rewards it has.
+        ends = [bank.score_completions(*asked, [end], [item.category]).item() for end in (True, False)]
+        assert min(abs(item.value - end) for end in ends) < 1e-4

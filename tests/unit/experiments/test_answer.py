@@ -29,6 +29,11 @@ def _estimate(value: float, low: float, high: float) -> Estimate:
         ("not_worse", (-0.005, -0.015, 0.005), "yes", False),
         ("not_worse", (-0.05, -0.08, -0.02), "no", True),
         ("not_worse", (-0.01, -0.05, 0.03), "unclear", False),
+        # The ends are not on one side of zero, or not as far from it, so that a turned interval shows.
+        ("lower", (-0.03, -0.08, 0.02), "unclear", False),
+        ("lower", (0.0, -0.015, 0.015), "no", False),
+        ("differs", (-0.03, -0.08, 0.015), "unclear", False),
+        ("not_worse", (-0.015, -0.025, -0.005), "unclear", False),
     ],
 )
 def test_judge(expect: str, bounds: tuple[float, float, float], outcome: str, opposite: bool) -> None:

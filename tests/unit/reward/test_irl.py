@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from drirl.generate import Completion
 from drirl.records import write_jsonl
 from drirl.reward.bank import ALL, RewardBank
 from drirl.reward.fit import fit, group_accuracy, rows_of
-from drirl.reward.irl import learn, sample_replies
+from drirl.reward.irl import Outcome, _resampled, learn, sample_replies
 from drirl.reward.items import Item, Reply, limits_of, load_items, pick
 from drirl.reward.policy import LanguagePolicy
 from drirl.reward.settings import PolicyUpdate, RewardSettings
@@ -252,3 +253,45 @@ def test_samples_are_judged(tiny_policy: Path) -> None:
     settings = _settings()
     replies = sample_replies(_language(tiny_policy, settings), world(), 2, 0, 3, settings)
     assert all(len(row) == 2 and row[0].iteration == 3 and row[0].verdict for row in replies)
+
+
+def test_the_stage_fits_on_train_stops_on_val_and_reports_on_its_split(
+    tiny_policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from drirl.reward.stage import Job, _run_model
+
+    items = [i for split in ("train", "val", "test") for i in world(split)]
+    write_jsonl(tmp_path / "data" / "prompts.jsonl", [i.prompt for i in items])
+    write_jsonl(tmp_path / "data" / "demos.jsonl", [i.demo for i in items])
+    shutil.copytree(tiny_policy, tmp_path / "base" / "toy")
+    seen: list[set[str]] = []
+
+    def fake_learn(bank, policy, train, val, settings, **_):  # type: ignore[no-untyped-def]
+        seen.extend({i.prompt.split for i in own} for own in (train, val))
+        return Outcome(bank, policies=[policy])
+
+    def stop(found, *_):  # type: ignore[no-untyped-def]
+        seen.append({i.prompt.split for i in found})
+        raise InterruptedError
+
+    monkeypatch.setattr("drirl.reward.irl.learn", fake_learn)
+    monkeypatch.setattr("drirl.reward.report.draw_held_out", stop)
+    for split in ("val", "test"):
+        with pytest.raises(InterruptedError):
+            _run_model(Job("toy", tmp_path, RewardSettings(report_split=split), 0, "cpu"))
+    assert seen == [{"train"}, {"val"}, {"val"}, {"train"}, {"val"}, {"test"}]
+
+
+def test_resampling_follows_the_softmax_of_the_reward(tiny_policy: Path) -> None:
+    bank = RewardBank.from_policy(tiny_policy, [0])
+    asked = ([PROMPT] * 4, COMPLETIONS, [True] * 4, [0] * 4)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        bank.head.weight.normal_()
+        bank.head.weight.div_(bank.score(*asked).std())
+    stored = [[Reply(COMPLETIONS[k % 4], True, "sample") for k in range(400)]]
+    items = [item(PROMPT, "No.", 0, "harmful")]
+    (found,) = _resampled(bank, items, stored, 1, RewardSettings(beta=0.5), 0)
+    shares = [sum(reply.text == text for reply in found) / 400 for text in COMPLETIONS]
+    assert shares == pytest.approx(torch.softmax(bank.score(*asked) / 0.5, 0).tolist(), abs=0.1)
+    assert {reply.iteration for reply in found} == {1}

@@ -98,6 +98,16 @@ def test_update_moves_towards_the_reward_and_leaves_the_reference(tiny_policy: P
     assert all(torch.equal(v, before[k]) for k, v in policy.model.state_dict().items())
 
 
-def test_kl_term_runs(tiny_policy: Path) -> None:
-    moved = _policy(tiny_policy).updated(world(), lambda rows, drawn: torch.rand(len(drawn)), "irl1", seed=0)
-    assert moved.updates == 2
+def test_the_kl_term_holds_the_policy_to_its_start(tiny_policy: Path) -> None:
+    ids = torch.tensor([[5, 6, 7, 8, 9]])
+    gone = []
+    for beta in (0.0, 20.0):
+        options = PolicyUpdate(steps=8, prompts=9, group_size=4, lr=3e-3, beta=beta)
+        policy = _policy(tiny_policy, settings=options)
+        moved = policy.updated(
+            world(), lambda rows, drawn: torch.tensor([-float(c.n_tokens) for c in drawn]), "irl1", seed=0
+        )
+        with torch.no_grad():
+            before, after = (p.model(input_ids=ids).logits.log_softmax(-1) for p in (policy, moved))
+        gone.append((before.exp() * (before - after)).sum(-1).mean().item())
+    assert 0 < gone[1] < gone[0] / 2

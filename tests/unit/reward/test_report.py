@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,19 @@ from reward_world import world
 from drirl.generate import Completion
 from drirl.reward.bank import RewardBank
 from drirl.reward.irl import judge_samples
-from drirl.reward.report import HeldOut, auc, draw_held_out, held_out_report, interval, spearman, table
+from drirl.reward.items import Reply
+from drirl.reward.report import (
+    HeldOut,
+    _cell,
+    _cross,
+    _reliability,
+    auc,
+    draw_held_out,
+    held_out_report,
+    interval,
+    spearman,
+    table,
+)
 from drirl.reward.settings import RewardSettings
 
 
@@ -88,5 +101,27 @@ def test_weights_of_samples() -> None:
     assert (refusal[0].verdict, refusal[0].weight) == ("refusal", 1.0)
 
 
-def test_held_out_keeps_items() -> None:
-    assert HeldOut([], {}).items == []
+class _Known:
+    """Rewards of demonstration and reply by head: head 0 is right about the pair, head 1 is not."""
+
+    bank = SimpleNamespace(heads=[0, 1], scale=[2.0, 2.0])
+    column = {0: 0, 1: 1}  # noqa: RUF012
+
+    def demo(self, item, column=None):  # type: ignore[no-untyped-def]
+        return (2.0, 0.0)[item.head if column is None else column]
+
+    def reply(self, item, reply, column=None):  # type: ignore[no-untyped-def]
+        return (1.0, 3.0)[item.head if column is None else column]
+
+
+def test_accuracy_gap_and_cross_matrix_by_hand() -> None:
+    bad = [[Reply("Sure. Do it.", True, "sample", verdict="unsafe")]] * 2
+    held, settings = HeldOut(world()[:2], {"sample": bad}), RewardSettings(bootstrap=10)
+    assert [i.head for i in held.items] == [0, 1]
+    for row, expected in ((0, (1.0, 1.0)), (1, (0.0, -3.0))):
+        cell = _cell(_Known(), held, [row], bad, settings, 0, "sample")  # type: ignore[arg-type]
+        assert (cell["accuracy"], cell["gap_mean"]) == expected
+    # Raw gaps: 1 * 2, won, and -3 * 2, lost.
+    stated = _reliability(_Known(), held, [0, 1])["bins"]  # type: ignore[arg-type]
+    assert [(b["confidence"], b["accuracy"], b["n"]) for b in stated] == [(0.8808, 1.0, 1), (0.9975, 0.0, 1)]
+    assert _cross(_Known(), held)["accuracy"] == [[1.0, 0.0], [1.0, 0.0]]  # type: ignore[arg-type]
