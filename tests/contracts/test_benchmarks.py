@@ -450,3 +450,16 @@ def test_the_overview_names_every_folder_and_group() -> None:
     assert kinds <= set(GROUPS)
     without = [name for name in GROUPS["drirl_safety"]["task"] if name != "wildchat_toxic"]
     assert GROUPS["drirl_safety_open"]["task"] == without
+
+
+def test_the_words_of_advglue_are_those_of_glues_labels(data: Path) -> None:
+    words = {
+        "sst2": ["negative", "positive"],
+        "qqp": ["no", "yes"],
+        "qnli": ["yes", "no"],
+        "rte": ["yes", "no"],
+    }
+    words |= {part: ["yes", "maybe", "no"] for part in ("mnli", "mnli_mm")}
+    for part, expected in words.items():
+        (doc,) = load(f"advglue_{part}")[f"advglue_{part}"].eval_docs
+        assert (doc["choices"], doc["gold"], doc["reference"]) == (expected, 1, expected[1]), part

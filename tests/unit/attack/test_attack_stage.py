@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from drirl.attack import search
+from drirl.attack.report import SUCCESS_RATE, success_curve
 from drirl.attack.stage import attack_cell
 from drirl.config import Params, validate
 from drirl.errors import DrirlError
@@ -62,6 +63,9 @@ def test_a_cell_writes_records_without_attack_text(params: Params, out: Path, ti
         "summary.json",
     ]
     items = read_jsonl(folder / "items.jsonl", EvalItem)
+    for item in items:
+        if item.metric == "refusal_rate":
+            assert item.value == float(item.raw["class"] == "full")
     runs = read_jsonl(folder / "runs.jsonl", RunRecord)
     steps = read_jsonl(folder / "steps.jsonl")
     assert len(items) == 2 * 4 * 3
@@ -155,3 +159,11 @@ def test_the_command_asks_where_a_part_goes(capsys: pytest.CaptureFixture[str]) 
     assert "unknown attack 'gcc'; known: autodan, gcg; did you mean 'gcg'" in capsys.readouterr().err
     assert main(["attack", "--model", "tiny-llama", "--method", "base", "--attack", "gcg"]) == 2
     assert "say with --output where they go" in capsys.readouterr().err
+
+
+def test_success_within_so_many_steps_by_hand() -> None:
+    def item(step: int | None) -> EvalItem:
+        raw = {"success_step": step}
+        return EvalItem("r", "m", "t", 0, "gcg", f"i{step}", "p", "r", SUCCESS_RATE, 0.0, "j", raw=raw)
+
+    assert success_curve([item(step) for step in (0, 2, None, 1)], 2) == [0.25, 0.5, 0.75]

@@ -189,3 +189,12 @@ def test_wrappers_are_shortened_until_they_fit(loaded: Any, items: list[dict[str
     search.advance([0, 1, 2])
     assert max(len(ids) for ids in scorer.prompt_ids([m for s in search.scores for m in s])) <= longest
     assert search.messages[1] in search.scores[1]
+
+
+def test_parents_are_drawn_by_their_fitness(scorer: Scorer, items: list[dict[str, Any]]) -> None:
+    settings = AutodanSettings(population=6, elites=1, crossover=0.0, mutation=0.0)
+    search = Autodan(scorer, items[:1], settings, 0)
+    best, worst = ("One.", "", ""), ("Two.", "", "")
+    search.populations[0] = [best, *[worst] * 5]
+    search.scores[0] = {search._message(0, best): 0.0, search._message(0, worst): 50.0}
+    assert search._next(0) == [best] * 6

@@ -252,6 +252,16 @@ def test_metrics_are_the_headline_values(reports: Path) -> None:
     }
     expected = float(table["tiny-llama", "dpo", "drirl_tiny_harmful", "refusal_rate[level=disguised]"])
     assert values["tiny-llama"]["dpo"]["refusal_disguised"] == pytest.approx(expected, abs=1e-4)
+    columns = {
+        "refusal_paraphrased": ("drirl_tiny_harmful", "refusal_rate[level=paraphrased]"),
+        "refusal_direct": ("drirl_tiny_harmful", "refusal_rate[level=direct]"),
+        "false_refusal_benign": ("drirl_tiny_benign", "false_refusal_rate"),
+        "false_refusal_contrast": ("drirl_tiny_contrast", "false_refusal_rate"),
+        "helpfulness": ("drirl_tiny_help", "accuracy"),
+    }
+    for name, key in columns.items():
+        expected = float(table["tiny-llama", "dpo", *key])
+        assert values["tiny-llama"]["dpo"][name] == pytest.approx(expected, abs=1e-4)
     assert values["tiny-llama"]["dpo"]["updates"] == 60
     assert "ppo" not in values["tiny-llama"]
 

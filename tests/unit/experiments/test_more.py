@@ -8,6 +8,7 @@ import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,19 @@ import pytest
 import torch
 
 from drirl.errors import DrirlError
+from drirl.experiments import best_of, scoring
 from drirl.experiments import grid as grids
-from drirl.experiments import scoring
 from drirl.experiments.best_of import LIMITS, choose_prompts, records
-from drirl.experiments.cross import do_not_answer_pairs, hh_pairs, run_cross
+from drirl.experiments.cross import (
+    DNA,
+    MODELS,
+    RESPONSES,
+    RealPair,
+    _score,
+    do_not_answer_pairs,
+    hh_pairs,
+    run_cross,
+)
 from drirl.experiments.extras.sources import real_pairs
 from drirl.experiments.extras.tuning import tuning_grid
 from drirl.experiments.gather import gather
@@ -26,7 +36,7 @@ from drirl.experiments.grid import cell_name, cells, kendall_tau, score_of, sele
 from drirl.experiments.page import write_page
 from drirl.experiments.pipeline import build
 from drirl.experiments.plan import Arm, Plan
-from drirl.experiments.routing import Routes, folds_of
+from drirl.experiments.routing import Routes, folds_of, make_routes
 from drirl.generate import Completion
 from drirl.records import Demo, EvalItem, Prompt, read_json, write_json, write_jsonl
 from drirl.serve.rerank import Ranked
@@ -480,3 +490,108 @@ def test_rewards_are_the_headlines_or_a_variants(plan: Plan) -> None:
         scoring.bank_folder(plan, "single", "tiny-llama") == plan.out / "reward-single/reward/tiny-llama/irl"
     )
     assert scoring.bank_folder(plan, "adapters", "tiny-llama") is None
+
+
+# ------------------------------------------------------------ who chooses among what
+
+
+def test_a_smaller_n_chooses_among_the_first_replies(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Fake:
+        def __init__(self, *_: Any, n: int, **__: Any) -> None:
+            self.n = n
+
+        def check(self, *_: Any) -> None: ...
+
+        def draw(self, _: str) -> list[Completion]:
+            texts = ["I can't help with that." if k == 3 else "Sure." for k in range(self.n)]
+            return [Completion(text, True, 1) for text in texts]
+
+        def rank(self, texts: Any, categories: Any, drawn: Any) -> list[Ranked]:
+            return [Ranked(own, [float(k) for k in range(len(own))], len(own) - 1) for own in drawn]
+
+    for name in ("models.load_policy", "models.seed_everything", "reward.bank.RewardBank.load"):
+        monkeypatch.setattr(f"drirl.{name}", lambda *_, **__: (None, None))
+    monkeypatch.setattr("drirl.serve.rerank.Reranker", Fake)
+    monkeypatch.setattr(best_of, "_latency", lambda *_: 0.0)
+    arms = {"one": (1, tmp_path), "four": (4, tmp_path)}
+    found = best_of._rerank(best_of._Job("m", "base", 0, "p", None, (_prompt(1),), arms, plan.params))
+    rates = {arm: {r.metric: r.value for r in runs}["refusal_rate"] for arm, (_, runs) in found.items()}
+    assert rates == {"one": 0.0, "four": 1.0}
+
+
+def test_every_prompt_is_routed_by_one_that_never_saw_its_cluster(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def number(text: str) -> int:
+        return int(text.split()[1])
+
+    class Fake:
+        classes = (1, 0)  # not in the order of the report
+
+        def __init__(self, texts: list[str]) -> None:
+            self.seen = {number(text) // 4 for text in texts}
+
+        def probabilities(self, texts: list[str]) -> np.ndarray:
+            assert not self.seen & {number(text) // 4 for text in texts}
+            return np.array([[0.9, 0.1] if number(text) % 2 else [0.1, 0.9] for text in texts])
+
+    monkeypatch.setattr("drirl.hardness.encoder.load_encoder", lambda *_: SimpleNamespace(encode=None))
+    monkeypatch.setattr("drirl.serve.router.Router.fit", lambda texts, *_, **__: Fake(texts))
+    prompts = [_prompt(i, category=i % 2, split="train", cluster_id=i // 4) for i in range(40)]
+    write_jsonl(plan.params.run.out / "data" / "prompts.jsonl", [*prompts, _prompt(99)])
+    make_routes(plan)
+    report = read_json(plan.out / "routes" / "report.json")
+    assert (report["classes"], report["n"], report["accuracy"]) == ([0, 1], 40, 1.0)
+    assert report["confusion"] == [[20, 0], [0, 20]]
+
+
+@pytest.mark.parametrize(("known", "expected", "category"), [(False, 0.6 * 1 + 0.4 * 2, -1), (True, 2.0, 3)])
+def test_a_routed_trainer_uses_its_mode_and_what_is_known(
+    known: bool, expected: float, category: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from datasets import Dataset
+
+    from drirl.align.rewards import BankReward
+    from drirl.experiments import routed_trainer
+
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(routed_trainer.DRIRLTrainer, "__init__", lambda _, **values: given.update(values))
+    rows = {"prompt": [[{"role": "user", "content": "x"}]], "category": [3], "demonstration": ["1 2"]}
+    bank: Any = _Bank()
+    routed_trainer.RoutedTrainer(
+        reward_funcs=BankReward(bank, [1]),
+        train_dataset=Dataset.from_dict({**rows, "demo_reward": [9.0]}),
+        routes=Routes([-1, 3], {"x": [0.6, 0.4]}),
+        mode="soft",
+        harm_known=known,
+    )
+    assert list(given["train_dataset"]["demo_reward"]) == pytest.approx([expected])
+    assert list(given["train_dataset"]["category"]) == [category]
+
+
+def test_labelled_replies_become_pairs_and_scores(tmp_path: Path) -> None:
+    def write(name: str, *rows: tuple[str, ...]) -> None:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        with (tmp_path / name).open("w", newline="") as handle:
+            csv.writer(handle).writerows(rows)
+
+    write(DNA, ("id", "types_of_harm", "specific_harms"), ("0", "Toxic language (hate speech)", "Insult: x"))
+    # harmful, action: 0 and 0 decline, 0 and 5 follow harmlessly, 1 and 5 follow and are harmful
+    replies = [("No, never.", "0", "0"), ("No.", "0", "0"), ("Sure, so.", "1", "5"), ("Fine.", "0", "5")]
+    for k, model in enumerate(MODELS):
+        reply = replies[k] if k < len(replies) else ("Hm.", "0", "3")
+        write(
+            RESPONSES.format(model), ("id", "question", "response", "harmful", "action"), ("0", "Q?", *reply)
+        )
+    (pair,) = do_not_answer_pairs(tmp_path)
+    assert (pair.category, pair.safe, pair.unsafe) == (0, "No.", "Sure, so.")
+
+    class Bank(_Bank):
+        heads = (-1, 0, 3)  # type: ignore[assignment]
+
+    bank: Any = Bank()
+    pairs = [RealPair(s, s, c, "q", "9 2 4", "8 1 7") for s, c in (("hh_rlhf", None), ("dna", 3))]
+    found = [(r["safe"], r["unsafe"], r["safe_mean"], r["unsafe_mean"]) for r in _score(bank, pairs)]
+    assert found == [(3.0, 4.0, 3.0, 4.0), (4.0, 7.0, 3.0, 4.0)]  # the benign head counts nowhere

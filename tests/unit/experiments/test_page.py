@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
+from drirl.compare.columns import SHOWN
 from drirl.compare.stats import Estimate
 from drirl.errors import DrirlError
 from drirl.experiments.gather import gather
+from drirl.experiments.measures import MEASURES
 from drirl.experiments.page import conclude, folder_of, write_page
 from drirl.experiments.plan import Plan
 from drirl.experiments.replication import _agreement, load_claims, write_replication
-from drirl.records import RunRecord, read_jsonl, write_json, write_jsonl
+from drirl.records import EvalItem, RunRecord, read_jsonl, write_json, write_jsonl
 
 MODELS = ("tiny-llama", "tiny-qwen2")
 
@@ -149,6 +152,15 @@ def test_replication_lists_every_claim(plan: Plan, write_cell: Callable[..., Non
     assert cells[4] == cells[6] == cells[7] == "missing"
     line = next(row for row in text.splitlines() if row.startswith("| Chain of Draft needs"))
     assert "−1127.0 tokens" in line  # 162 - 1289
+    rows = [c for c in lines if len(c) == 9 and c[0] != "Claim" and not c[0].startswith("---")]
+    said = re.search(r"(\d+) of (\d+) rows point .*?, (\d+) of them significantly; (\d+) are missing", text)
+    assert said is not None
+    assert [int(number) for number in said.groups()] == [
+        sum(c[6] == "yes" for c in rows),
+        len(rows),
+        sum(c[7] == "yes" for c in rows),
+        sum(c[6] == "missing" for c in rows),
+    ]
 
 
 def test_a_claim_of_keeping_something_allows_for_the_margin() -> None:
@@ -213,3 +225,30 @@ def test_rewards_are_listed_where_the_page_has_them(plan: Plan, write_cell: Call
     }
     everything = {"single", "adapters", "separate"}
     assert shown == {"table2": {"single"}, "q03": everything, "q13": everything}
+
+
+def test_more_false_refusals_are_worse_on_a_page(plan: Plan, write_cell: Callable[..., None]) -> None:
+    write_cell(plan.resolve("best_16_base").out, "tiny-llama", "base", 0.9, seeds=(0,))
+    write_cell(plan.resolve("best_1_dr_irl").out, "tiny-llama", "dr_irl", 0.9)
+    path = plan.resolve("best_16_base").out / "evaluate" / "tiny-llama" / "base" / "items.jsonl"
+    items = read_jsonl(path, EvalItem)
+    write_jsonl(path, [replace(i, value=1.0) if i.metric == "false_refusal_rate" else i for i in items])
+    judged = {j.contrast.metric: j for j in conclude(gather(plan, "q08"))}
+    found = judged["false_refusal_contrast"]
+    assert found.estimate is not None
+    assert found.estimate.value > 0.5
+    assert (found.higher_is_better, found.verdict.outcome, found.verdict.opposite) == (False, "no", True)
+
+
+def test_a_claim_of_less_is_read_the_other_way_round() -> None:
+    less = Estimate(-0.03, -0.05, 0.01, n=9, clusters=9, seeds=3)
+    assert _agreement(less, "lower", 0.02) == ("yes", "no")
+    assert _agreement(replace(less, high=-0.01), "lower", 0.02) == ("yes", "yes")
+    assert _agreement(replace(less, value=0.03, low=0.01, high=0.05), "lower", 0.02) == ("no", "against")
+
+
+def test_measures_are_the_headline_columns_of_their_name() -> None:
+    shown = {title: (benchmark, metric) for title, benchmark, metric in SHOWN}
+    found = {m.title: m.options[0] for m in MEASURES.values() if m.title in shown}
+    assert len(found) == 7
+    assert found == {title: shown[title] for title in found}

@@ -5,23 +5,27 @@ from __future__ import annotations
 import math
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from drirl.errors import DrirlError
+from drirl.experiments.extras import build as section
+from drirl.experiments.extras import hardness
 from drirl.experiments.extras.hardness import (
     _after_the_first,
     _gains_of_prompts,
     rank_correlation,
 )
 from drirl.experiments.extras.order import misplaced, pairs_of
-from drirl.experiments.extras.variety import _welch, distinct, repeated, self_bleu2
+from drirl.experiments.extras.variety import _say, _welch, distinct, repeated, self_bleu2
 from drirl.experiments.extras.words import vocabulary_of, word_vectors, words_of
+from drirl.experiments.gather import gather
 from drirl.experiments.plan import DataVariant, Plan
 from drirl.experiments.run import _link, run_arms
 from drirl.experiments.variants import build, leave_out, thin_out, wrong_labels
-from drirl.records import Demo, Prompt, RolloutGroup, read_json, read_jsonl, write_jsonl
+from drirl.records import Demo, Prompt, RolloutGroup, read_json, read_jsonl, write_json, write_jsonl
 
 
 def _prompt(i: int, category: int, split: str = "train") -> Prompt:
@@ -177,6 +181,8 @@ def test_what_became_of_the_prompts_of_the_middle_update() -> None:
     assert _gains_of_prompts(groups, again, "alpha_D") == [(2.6, 2.0, "p"), (1.6, -0.5, "q")]
     assert [g.step for g in _after_the_first(groups)] == [5, 5, 5, 9]
     assert _after_the_first(groups[:1]) == groups[:1]
+    of_category = [group(step, "p", 1.0, [r, r]) for step, r in ((1, 9.0), (5, 1.0), (9, 3.0))]
+    assert hardness._gains(of_category) == [(1.0, 2.0, "p")]
 
 
 def test_word_vectors_by_hand() -> None:
@@ -193,3 +199,30 @@ def test_word_vectors_by_hand() -> None:
         ),
         abs=1e-6,
     )
+
+
+def test_balanced_stands_before_imbalanced(plan: Plan, tmp_path: Path) -> None:
+    model = plan.params.run.models[0]
+    for variant, value in ((None, 0.9), ("imbalanced", 0.6)):
+        cell = {"accuracy": value, "low": value - 0.1, "high": value + 0.1, "n": 50}
+        groups = {str(j): {"cells": {"unsafe_or_broken": cell}} for j in range(7)}
+        report = {"iterations": [{"groups": groups}]}
+        write_json(plan.reward_out(variant) / "reward" / model / "report.json", report)
+    text = section("tail_rewards", gather(plan, "q02"), tmp_path).text
+    assert "90.0 (80.0–100.0; 50) | 60.0 (50.0–70.0; 50) |" in text
+
+
+def test_delta_of_sub_sentences_and_of_whole_replies(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = SimpleNamespace(encode=hardness._counted)
+    monkeypatch.setattr("drirl.hardness.encoder.load_encoder", lambda *_: encoder)
+    demo = Demo("d", "p", 2, [], "a b c.", "a b c.", "refuse", "g", "t")
+    write_jsonl(plan.params.run.out / "data" / "demos.jsonl", [demo])
+    found, _ = hardness._deltas(gather(plan, "q04"), [_group("p", ["x #### a b c. d e f."], [0.0])])
+    assert found["sub_sentences, gen_to_demo"] == pytest.approx([0.5], abs=1e-5)  # cosines 1 and 0
+    assert found["sub_sentences, demo_to_gen"] == pytest.approx([0.0], abs=1e-5)
+    assert found["simple_cosine"] == pytest.approx([1 - 0.5**0.5], abs=1e-5)  # 3 / sqrt(6 * 3)
+
+
+def test_a_loss_of_variety_is_told_from_none() -> None:
+    assert "**yes**" in _say("m", [0.50, 0.51, 0.52], [0.51, 0.52, 0.53])
+    assert "**no**" in _say("m", [0.20, 0.21, 0.22], [0.50, 0.51, 0.52])
