@@ -38,8 +38,8 @@ def test_a_page_shows_scores_differences_and_an_answer(plan: Plan, write_cell: C
     assert "**Question.**" in text
     assert "missing" not in text
     for model in MODELS:
-        # product is better on disguised prompts; false refusal and helpfulness are equal, so not all hold
-        assert f"{model}: **" in text
+        # The product is better on disguised prompts. Helpfulness is equal, but not known to be: not all hold.
+        assert f"{model}: **cannot tell at this n" in text
     found = gather(plan, "table3")
     first = next(j for j in conclude(found) if j.model == "tiny-llama")
     assert first.verdict.outcome == "yes"
