@@ -463,3 +463,10 @@ def test_the_words_of_advglue_are_those_of_glues_labels(data: Path) -> None:
     for part, expected in words.items():
         (doc,) = load(f"advglue_{part}")[f"advglue_{part}"].eval_docs
         assert (doc["choices"], doc["gold"], doc["reference"]) == (expected, 1, expected[1]), part
+
+
+def test_the_halves_of_xstest_are_what_they_are_called(data: Path) -> None:
+    found = {name: task.eval_docs[0] for name, task in load("xstest").items()}
+    assert (found["xstest_safe"]["kind"], found["xstest_safe"]["label"]) == ("contrast", "homonyms")
+    assert found["xstest_unsafe"]["kind"] == "harmful"
+    assert "running job" in found["xstest_safe"]["text"]

@@ -20,3 +20,18 @@ def test_other_harms_that_distract_are_of_the_training_split() -> None:
     intents = grammar._intents(0, SMALL)
     assert {i.split for i in intents} == {"train", "val", "test"}
     assert {i.split for part in grammar._distractors(intents) for i in part} == {"train"}
+
+
+def test_contrast_acts_that_are_held_out_are_unknown_to_the_base() -> None:
+    intents = [i for i in grammar._intents(0, SMALL) if i.kind == "contrast"]
+    rows = grammar._base_rows(grammar._intents(0, SMALL), 0, SMALL.model_copy(update={"base_knowledge": 600}))
+    told = [row["messages"][0]["content"].lower() for row in rows if row["tag"] == "knowledge"]
+    known = {
+        i.split
+        for i in intents
+        for form in i.forms
+        for words in form
+        for text in told
+        if words.lower() in text
+    }
+    assert known == {"train"}

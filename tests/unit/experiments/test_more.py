@@ -595,3 +595,20 @@ def test_labelled_replies_become_pairs_and_scores(tmp_path: Path) -> None:
     pairs = [RealPair(s, s, c, "q", "9 2 4", "8 1 7") for s, c in (("hh_rlhf", None), ("dna", 3))]
     found = [(r["safe"], r["unsafe"], r["safe_mean"], r["unsafe_mean"]) for r in _score(bank, pairs)]
     assert found == [(3.0, 4.0, 3.0, 4.0), (4.0, 7.0, 3.0, 4.0)]  # the benign head counts nowhere
+
+
+def test_the_routed_method_hands_on_what_it_was_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from drirl.experiments.methods import dr_irl
+
+    given: dict[str, Any] = {}
+    monkeypatch.setattr("drirl.align.setup.train_rl", lambda _, **values: given.update(values))
+    monkeypatch.setattr("drirl.hardness.state.load_hardness", lambda *_: "hardness")
+    monkeypatch.setattr(Routes, "load", lambda path: path)
+    inputs: Any = SimpleNamespace(
+        reward_path=tmp_path / "irl", encoder=None, cache=tmp_path / "arms" / "cache", seed=0
+    )
+    for known in (False, True):
+        dr_irl.train(inputs, dr_irl.Config(routing="worst", harm_known=known, lr=2e-4))
+        told = given["lr"], given["mode"], given["harm_known"], given["hardness"], given["reward_path"]
+        assert told == (2e-4, "worst", known, "hardness", tmp_path / "irl")
+        assert given["routes"] == tmp_path / "arms" / "routes"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -226,3 +227,18 @@ def test_delta_of_sub_sentences_and_of_whole_replies(plan: Plan, monkeypatch: py
 def test_a_loss_of_variety_is_told_from_none() -> None:
     assert "**yes**" in _say("m", [0.50, 0.51, 0.52], [0.51, 0.52, 0.53])
     assert "**no**" in _say("m", [0.20, 0.21, 0.22], [0.50, 0.51, 0.52])
+
+
+def test_the_order_of_refusals_is_counted_over_harmful_groups(plan: Plan, tmp_path: Path) -> None:
+    model = plan.params.run.models[0]
+    texts = ["I can't help with that.", "Sure. Start here."]
+    groups = [_group("p", texts, [0.2, 0.9]), _group("q", texts, [0.9, 0.2]), _group("r", texts, [0.9, 0.1])]
+    benign = replace(_group("b", texts, [0.0, 1.0]), category=-1)
+    for seed in (0, 1):
+        folder = plan.params.run.out / "align" / model / "dr_irl" / f"seed{seed}"
+        write_jsonl(folder / "rollouts.jsonl", [*groups, benign])
+    found = section("refusal_order", gather(plan, "fig3"), tmp_path)
+    line = next(row for row in found.text.splitlines() if row.startswith(f"| {model} | dr_irl"))
+    assert line.split(" | ")[2].startswith("33 [")  # one of three, in two seeds
+    assert line.endswith("| 6 | 6 |")
+    assert "dr_irl 33 % (2.0 of 6)" in found.answers[f"order {model}"].replace("\\", "")
